@@ -4,6 +4,7 @@ Torch and the exporter take seconds to import, so the fixtures import them: test
 """
 
 import os
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # NumPy's threads spin whatever one says, and the matrices of tests are small. Read when NumPy is loaded.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# Servers, commands and stores of tests wait for a store on a busy machine; tests of this deadline set their own.
+os.environ.setdefault("EBBTIDE_STATE_TIMEOUT_MS", "60000")
 
 # A busy machine is no error: no test fails for the time that it takes. The same examples on every run, so that a
 # failure is the change's own; `make test-random` looks for new ones.
@@ -32,7 +36,16 @@ class _ByFolder(LoadScopeScheduling):
         return nodeid.partition("::")[0].rpartition("/")[0]
 
 
-_LONG = ("tests/export", "tests/train", "tests/e2e", "tests/ops/check", "tests/cli", "tests/serve")
+_LONG = (
+    "tests/export",
+    "tests/ops/deploy",
+    "tests/train",
+    "tests/client",
+    "tests/e2e",
+    "tests/serve",
+    "tests/ops/check",
+    "tests/cli",
+)
 """Folders that take longest; they begin first, so that no worker is left alone with one in the end."""
 
 
@@ -89,3 +102,18 @@ def tiny_export(tiny_bundle, movielens, tmp_path_factory):
         movielens / "movies.parquet", ["genres"], tiny_bundle.catalog.item_id, item_column="movieId"
     )
     return export_repository(tiny_bundle, folder, ExportOptions(top_n=20), attributes=genres)
+
+
+@pytest.fixture(scope="session")
+def two_versions(make_bundle, tiny_export, tmp_path_factory):
+    """The folder of `tiny_export`, which answers, with a version 2 of another training and the same filters; to be
+    copied."""
+    from ebbtide.export.earlier import attributes_in_service
+    from ebbtide.export.options import ExportOptions
+    from ebbtide.export.repository import export_repository
+
+    folder = shutil.copytree(tiny_export.folder, tmp_path_factory.mktemp("two_versions") / "repository")
+    bundle = make_bundle(seed=1)
+    filters = attributes_in_service(folder, bundle)
+    export_repository(bundle, folder, ExportOptions(top_n=20), attributes=filters, version=2)
+    return folder

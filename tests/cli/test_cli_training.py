@@ -147,7 +147,7 @@ def test_ctrl_c_says_what_is_kept(with_checkpoint, log, tmp_path):
             if "epoch 2" in line:
                 process.send_signal(signal.SIGINT)
                 break
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert ("continue with --resume" if with_checkpoint else "nothing was written") in errors

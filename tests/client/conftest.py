@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from deadlines import PATIENT
 from ebbtide.client import AsyncInterestClient, InterestClient
 from ebbtide.interest.contract import FINGERPRINT_PARAMETER
 from ebbtide.serve import ServerConfig
@@ -55,8 +56,13 @@ class Awaited:
 
 @pytest.fixture(params=[InterestClient, Awaited], ids=["sync", "async"])
 def connect(request):
-    """Makes a client of either kind, used as a context manager with blocking methods."""
-    return request.param
+    """Makes a client of either kind, a context manager with blocking methods; patient if nothing else is said."""
+
+    def make(server, *, config=PATIENT):
+        return request.param(server, config=config)
+
+    make.kind = request.param
+    return make
 
 
 class FaultyServer(service_pb2_grpc.GRPCInferenceServiceServicer):

@@ -23,6 +23,7 @@ from google.rpc import error_details_pb2, status_pb2
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
+from deadlines import PATIENT
 from ebbtide.client import AsyncInterestClient, ClientConfig, EbbtideError, InterestClient, InvalidArgumentError, Status
 from ebbtide.client.codec import (
     EncodedRequest,
@@ -48,7 +49,7 @@ from ebbtide.gateway import Gateway, GatewayConfig
 from ebbtide.gateway.http import path_of
 from ebbtide.interest import served_models
 from ebbtide.interest.errors import RequestError
-from ebbtide.store import open_store
+from ebbtide.store import StoreConfig, open_store
 from ebbtide.v1 import (
     EmbedRequest,
     EmbedResponse,
@@ -195,7 +196,7 @@ def sync_answers(url, requests, **settings):
 
 def async_answers(url, requests):
     async def run():
-        async with AsyncInterestClient(url) as client:
+        async with AsyncInterestClient(url, config=PATIENT) as client:
 
             async def one(request):
                 try:
@@ -217,7 +218,10 @@ def async_answers(url, requests):
 
 def gateway_answers(url, requests):
     async def run():
-        async with Gateway(GatewayConfig(triton=url)) as gateway, grpc.aio.insecure_channel(gateway.url) as channel:
+        async with (
+            Gateway(GatewayConfig(triton=url, client=PATIENT)) as gateway,
+            grpc.aio.insecure_channel(gateway.url) as channel,
+        ):
             stub = interest_pb2_grpc.InterestServiceStub(channel)
             return [await by_stub(stub, request) for request in requests]
 
@@ -254,7 +258,7 @@ async def by_stub(stub, request):
 
 def http_answers(url, requests):
     async def run():
-        async with Gateway(GatewayConfig(triton=url, http_port=0)) as gateway:
+        async with Gateway(GatewayConfig(triton=url, client=PATIENT, http_port=0)) as gateway:
             return await asyncio.to_thread(lambda: [by_http(gateway.http_url, request) for request in requests])
 
     return asyncio.run(run())
@@ -378,7 +382,7 @@ def in_process(repository, states):
     """The exported models without a server, on the server's store."""
 
     def ask(many):
-        with open_store(states) as store:
+        with open_store(states, StoreConfig(timeout_ms=60_000)) as store:
             pipeline = InProcessPipeline(repository, store=store)
             answers = [pipeline.run(one.model_name, one.tensors) for one in many]
         return ["INVALID_ARGUMENT" if isinstance(answer, RequestError) else answer for answer in answers]
@@ -429,7 +433,7 @@ def check(cases, answers):
 
 def answers_without_kserve(url, repository, states, cases):
     requests = [request for _, request in cases]
-    with InterestClient(url) as client:
+    with InterestClient(url, config=PATIENT) as client:
         for result in client.observe_many(made.observed().values()):
             assert result.error is None
     return {

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import urllib.request
@@ -18,6 +17,7 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2_grpc
 
+from deadlines import PATIENT, until
 from ebbtide.client import (
     AsyncInterestClient,
     BearerToken,
@@ -32,9 +32,10 @@ from ebbtide.client import (
     UnauthenticatedError,
 )
 from ebbtide.serve import ServerConfig, TritonServer
+from ports import free_port
 from servers import serving
 
-PATIENT = ClientConfig(
+WAITING = ClientConfig(
     timeout_s=60,
     wait_for_ready=True,
     retry=RetryConfig(max_attempts=100, max_backoff_ms=200, budget_tokens=1_000),
@@ -58,16 +59,14 @@ def marks(small_repository):
 
 
 async def appears(path):
-    for _ in range(3_000):
-        if path.exists():
-            return True
+    while not path.exists():
         await asyncio.sleep(0.01)
-    return False
+    return True
 
 
 def test_server_stops_working_when_the_callers_task_is_cancelled(small, marks):
     async def run():
-        async with AsyncInterestClient(small.grpc_url) as client:
+        async with AsyncInterestClient(small.grpc_url, config=PATIENT) as client:
             task = asyncio.create_task(client.embed(["slow"], timeout_s=50))
             assert await appears(marks / "started")
             task.cancel()
@@ -91,15 +90,6 @@ def test_server_stops_working_when_the_deadline_has_passed(connect, small, marks
     assert asyncio.run(appears(marks / "cancelled"))
 
 
-def wait_for(condition):
-    tick = threading.Event()
-    for _ in range(6_000):
-        if condition():
-            return
-        tick.wait(0.01)
-    pytest.fail("the condition was not met within a minute")
-
-
 def is_frozen(pid):
     """Whether every thread stands still, which takes a moment after the signal."""
     states = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
@@ -111,7 +101,7 @@ def test_deadline_ends_the_call_when_the_server_is_frozen(connect, small):
         client.embed(["quick"])
         os.kill(small.pid, signal.SIGSTOP)
         try:
-            wait_for(lambda: is_frozen(small.pid))
+            until(lambda: is_frozen(small.pid))
             # Nothing but the deadline can end it: a frozen server neither answers nor closes the connection.
             with pytest.raises(DeadlineExceededError):
                 client.embed(["quick"], timeout_s=0.1)
@@ -195,14 +185,14 @@ def test_call_raises_overloaded_when_the_models_queue_is_full(small_repository, 
     with (
         serving(ServerConfig(tmp_path / "full")) as server,
         ThreadPoolExecutor(4) as pool,
-        InterestClient(server.grpc_url) as client,
+        InterestClient(server.grpc_url, config=PATIENT) as client,
     ):
         client.embed(["quick"])
         accepted = [pool.submit(client.embed, ["slow"], timeout_s=120)]
         try:
-            wait_for((config.parent / "started").exists)
+            until((config.parent / "started").exists)
             accepted.append(pool.submit(client.embed, ["slow"], timeout_s=120))
-            wait_for(lambda: queued(server, "embed") == 1)
+            until(lambda: queued(server, "embed") == 1)
             with pytest.raises(OverloadedError, match="embed"):
                 client.embed(["one too many"], timeout_s=120)
         finally:
@@ -255,7 +245,7 @@ def test_server_is_back_in_service_when_it_refuses_a_request_after_it_failed(con
             return False
 
         # Its first failure is not seen, as the other one answers; then it is left out for a second.
-        wait_for(is_refused)
+        until(is_refused)
         before = first.calls, second.calls
         for _ in range(8):
             client.embed(["a"])
@@ -273,15 +263,15 @@ def test_no_call_fails_when_one_of_three_servers_is_down_and_another_fails_under
             for _ in range(4):
                 pool.submit(load, client, answers, stop, errors)
             try:
-                wait_for(lambda: {0, 2} <= set(answers))
+                until(lambda: {0, 2} <= set(answers))
                 # Round robin: once both are connected, they answer about as often.
                 both = len(answers)
-                wait_for(lambda: len(answers) > both + 200)
+                until(lambda: len(answers) > both + 200)
                 balanced = answers[both:]
                 assert 0.5 < balanced.count(0) / balanced.count(2) < 2
                 fault(second)
                 before = len(answers)
-                wait_for(lambda: len(answers) > before + 200)
+                until(lambda: len(answers) > before + 200)
             finally:
                 stop.set()
         assert errors == []
@@ -294,23 +284,21 @@ def test_no_call_fails_when_one_of_three_servers_is_down_and_another_fails_under
 def test_all_calls_get_their_own_answer_when_the_server_is_killed_and_restarted_under_load(
     connect, small_repository, shared_memory
 ):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     answers, errors, stop = [], [], threading.Event()
     config = ServerConfig(small_repository, grpc_port=port)
-    patient = replace(PATIENT, shared_memory=shared_memory)
-    with connect(f"127.0.0.1:{port}", config=patient) as client, ThreadPoolExecutor(4) as pool:
+    waiting = replace(WAITING, shared_memory=shared_memory)
+    with connect(f"127.0.0.1:{port}", config=waiting) as client, ThreadPoolExecutor(4) as pool:
         with TritonServer(config) as first:
             for _ in range(4):
                 pool.submit(load, client, answers, stop, errors)
-            wait_for(lambda: len(answers) > 50)
+            until(lambda: len(answers) > 50)
             os.kill(first.pid, signal.SIGKILL)
             first.wait(30)
         before = len(answers)
         try:
             with serving(config):
-                wait_for(lambda: len(answers) > before + 50)
+                until(lambda: len(answers) > before + 50)
                 stop.set()
                 pool.shutdown()
         finally:
@@ -319,10 +307,8 @@ def test_all_calls_get_their_own_answer_when_the_server_is_killed_and_restarted_
 
 
 def test_waiting_client_is_served_when_the_server_starts_later(small_repository):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with InterestClient(f"127.0.0.1:{port}", config=PATIENT) as client, ThreadPoolExecutor(2) as pool:
+    port = free_port()
+    with InterestClient(f"127.0.0.1:{port}", config=WAITING) as client, ThreadPoolExecutor(2) as pool:
         with pytest.raises(ModelNotReadyError):
             client.wait_until_ready(0.1, "embed")
         waited = pool.submit(client.wait_until_ready, 60, "embed")

@@ -2,20 +2,18 @@
 
 import asyncio
 import inspect
-import logging
 import re
-from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
 from itertools import repeat
 
 import grpc
 import pytest
 import trustme
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import ebbtide.gateway.server as server_module
+from deadlines import PATIENT
 from ebbtide.client import AsyncInterestClient, ClientConfig, InterestClient, RetryConfig
 from ebbtide.gateway import Gateway, GatewayConfig, ServerTls
 from ebbtide.gateway.server import SERVICE
@@ -23,49 +21,11 @@ from ebbtide.gateway.service import InterestService
 from ebbtide.interest.errors import STORE_FAILED
 from ebbtide.serve import ServerConfig
 from ebbtide.v1 import interest_pb2, interest_pb2_grpc
+from gateways import details, failure_of, gateway_of, request_of
 from servers import serving
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-def request_of(*item_ids, kind=interest_pb2.RecommendRequest, **fields):
-    """A request of somebody who looked at these items a day apart."""
-    request = kind(**fields)
-    request.now.FromSeconds(1_600_000_000)
-    for days, item_id in enumerate(item_ids, start=1):
-        event = request.history.add(item_id=item_id)
-        event.time.FromDatetime(request.now.ToDatetime() - timedelta(days=days))
-    return request
-
-
-@asynccontextmanager
-async def gateway_of(triton_url, credentials=None, **settings):
-    """A running gateway and the stub to call it with."""
-    async with Gateway(GatewayConfig(triton=triton_url, **settings)) as gateway:
-        channel = grpc.aio.insecure_channel(gateway.url)
-        if credentials is not None:
-            options = [("grpc.ssl_target_name_override", "gateway.example")]
-            channel = grpc.aio.secure_channel(gateway.url, credentials, options)
-        async with channel:
-            yield gateway, channel, interest_pb2_grpc.InterestServiceStub(channel)
-
-
-async def failure_of(call):
-    """The status code and the details of a call that fails."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    trailing = dict(caught.value.trailing_metadata())
-    packed = trailing.get("grpc-status-details-bin")
-    return caught.value.code(), None if packed is None else status_pb2.Status.FromString(packed)
-
-
-def details(status, kind):
-    for packed in status.details:
-        message = kind()
-        if packed.Unpack(message):
-            return message
-    return None
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +49,10 @@ def test_gateway_answers_as_the_client_does_when_asked_the_same(triton):
     explained = request_of("1", "2", kind=interest_pb2.ExplainRequest, item_ids=["7", "8"])
 
     async def run():
-        async with gateway_of(triton.grpc_url) as (_, _, stub), AsyncInterestClient(triton.grpc_url) as client:
+        async with (
+            gateway_of(triton.grpc_url) as (_, _, stub),
+            AsyncInterestClient(triton.grpc_url, config=PATIENT) as client,
+        ):
             assert await stub.Recommend(asked) == await client.recommend(asked)
             assert await stub.Rank(ranked) == (await client.rank(ranked)).response
             assert await stub.Explain(explained) == (await client.explain(explained)).response
@@ -206,26 +169,6 @@ def test_gateway_names_the_field_in_the_details_when_a_request_is_refused(triton
     assert details(status, error_details_pb2.ErrorInfo).reason == "INVALID_ARGUMENT"
 
 
-def test_gateway_answers_each_request_of_a_stream_when_some_are_bad(triton):
-    asked = {str(index): request_of(str(1 + index % 9), top_n=3) for index in range(40)}
-    asked |= {f"bad {index}": request_of("no such item") for index in range(3)}
-
-    async def run():
-        async with gateway_of(triton.grpc_url) as (_, _, stub), AsyncInterestClient(triton.grpc_url) as client:
-            sent = (interest_pb2.RecommendStreamRequest(request_id=key, request=asked[key]) for key in asked)
-            outcomes = {outcome.request_id: outcome async for outcome in stub.RecommendStream(sent)}
-            single = {key: await client.recommend(request) for key, request in asked.items() if key.isdigit()}
-            return outcomes, single
-
-    outcomes, single = asyncio.run(run())
-    assert outcomes.keys() == asked.keys()
-    assert {key: outcome.response for key, outcome in outcomes.items() if key.isdigit()} == single
-    failed = [outcome.failure for key, outcome in outcomes.items() if not key.isdigit()]
-    assert {(failure.code, failure.reason, failure.field) for failure in failed} == {
-        (3, "INVALID_ARGUMENT", "history[0].item_id")
-    }
-
-
 def test_gateway_refuses_messages_that_are_none_in_words_when_they_come(triton):
     async def run():
         async with gateway_of(triton.grpc_url) as (_, channel, _):
@@ -248,104 +191,6 @@ def test_gateway_shows_the_ends_of_a_value_when_it_is_long(triton):
     assert details(status, error_details_pb2.BadRequest).field_violations[0].field == "history[0].item_id"
     assert "京 [...] " in status.message
     assert len(status.message.encode()) < 800
-
-
-def test_gateway_answers_plain_calls_when_all_streams_are_silent(triton):
-    async def run():
-        async with gateway_of(triton.grpc_url, max_concurrency=1, max_streams=2, stream_idle_s=600) as (_, _, stub):
-            silent = [stub.RecommendStream() for _ in range(2)]
-            for stream in silent:
-                await stream.write(interest_pb2.RecommendStreamRequest(request_id="1", request=request_of("1")))
-                # An answer shows that the gateway has admitted it.
-                assert (await stream.read()).request_id == "1"
-            answer = await stub.Recommend(request_of("1", top_n=2))
-            refused = await failure_of(stub.RecommendStream().read())
-            silent[0].cancel()
-            return answer, refused
-
-    answer, (code, status) = asyncio.run(run())
-    assert len(answer.items) == 2
-    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert status.message.startswith("the gateway has 2 streams open; expected fewer: use plain calls")
-
-
-def test_gateway_ends_streams_when_no_request_comes(triton):
-    async def run():
-        async with gateway_of(triton.grpc_url, max_streams=2, stream_idle_s=0.2) as (_, _, stub):
-            silent = [stub.RecommendStream() for _ in range(2)]
-            ended = [await failure_of(stream.read()) for stream in silent]
-            # Their places are free again.
-            return ended, await failure_of(stub.RecommendStream().read())
-
-    ended, last = asyncio.run(run())
-    assert [code for code, _ in [*ended, last]] == [grpc.StatusCode.DEADLINE_EXCEEDED] * 3
-    assert ended[0][1].message.startswith("no request came over the stream for 0.2 s; expected one: close a stream")
-
-
-def test_gateway_ends_a_stream_when_its_caller_takes_no_answers(triton):
-    async def run():
-        async with gateway_of(triton.grpc_url, max_streams=1, stream_idle_s=2) as (_, _, stub):
-            deaf = await stream_of_one(stub)
-            sending = asyncio.create_task(send_only(deaf))
-            outcomes = [await outcome_of_silence(stub)]
-            while outcomes[-1] is grpc.StatusCode.RESOURCE_EXHAUSTED:
-                await asyncio.sleep(0.1)
-                outcomes.append(await outcome_of_silence(stub))
-            sending.cancel()
-            deaf.cancel()
-            return outcomes
-
-    first, *_, last = asyncio.run(asyncio.wait_for(run(), 300))
-    assert first is grpc.StatusCode.RESOURCE_EXHAUSTED
-    # The gateway let it in, and no request came.
-    assert last is grpc.StatusCode.DEADLINE_EXCEEDED
-
-
-def test_gateway_logs_no_failure_when_a_caller_leaves_its_stream(triton, caplog):
-    async def run():
-        async with gateway_of(triton.grpc_url, max_streams=1) as (_, _, stub):
-            for _ in range(5):
-                deaf = await stream_of_one(stub)
-                # Answers fill the connection: the gateway waits with one when the caller leaves.
-                with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(send_only(deaf), 1)
-                deaf.cancel()
-                while await outcome_of_silence(stub, timeout=1) is grpc.StatusCode.RESOURCE_EXHAUSTED:
-                    await asyncio.sleep(0.01)
-
-    with caplog.at_level(logging.WARNING):
-        asyncio.run(asyncio.wait_for(run(), 300))
-    assert not caplog.messages
-
-
-async def stream_of_one(stub):
-    """A stream that has had one answer, so the gateway has admitted it."""
-    stream = stub.RecommendStream()
-    await stream.write(interest_pb2.RecommendStreamRequest(request=request_of("1", top_n=20)))
-    await stream.read()
-    return stream
-
-
-async def send_only(stream):
-    while True:
-        await stream.write(interest_pb2.RecommendStreamRequest(request=request_of("1", top_n=20)))
-
-
-async def outcome_of_silence(stub, timeout=None):
-    """How a stream ends that sends nothing: a write to one that was refused fails in gRPC's client, with INTERNAL."""
-    code, _ = await failure_of(stub.RecommendStream(timeout=timeout).read())
-    return code
-
-
-def test_gateway_ends_the_stream_when_an_id_is_too_long(triton):
-    async def run():
-        async with gateway_of(triton.grpc_url) as (_, _, stub):
-            sent = [interest_pb2.RecommendStreamRequest(request_id="x" * 300, request=request_of("1"))]
-            return await failure_of(anext(aiter(stub.RecommendStream(sent))))
-
-    code, status = asyncio.run(run())
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert details(status, error_details_pb2.BadRequest).field_violations[0].field == "request_id"
 
 
 def test_gateway_refuses_at_once_and_stays_healthy_when_it_has_enough_to_do(slow_triton, small_repository):
@@ -396,7 +241,7 @@ async def until(path):
 
 def test_gateway_answers_calls_under_way_when_it_stops(triton):
     async def run():
-        gateway = Gateway(GatewayConfig(triton=triton.grpc_url, drain_s=120))
+        gateway = Gateway(GatewayConfig(triton=triton.grpc_url, client=PATIENT, drain_s=120))
         await gateway.start()
         async with grpc.aio.insecure_channel(gateway.url) as channel:
             stub = interest_pb2_grpc.InterestServiceStub(channel)

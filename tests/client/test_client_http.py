@@ -15,6 +15,7 @@ import trustme
 from google.protobuf import json_format
 
 from bundles import small_catalog
+from deadlines import PATIENT
 from ebbtide.client import AsyncInterestClient, ClientConfig, RetryConfig, Status
 from ebbtide.gateway import Gateway, GatewayConfig, ServerTls
 from ebbtide.gateway.http import HTTP_STATUS, SERVICE, path_of
@@ -54,8 +55,8 @@ class Caller:
 
     def connection(self):
         if self.tls is None:
-            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=60, context=self.tls)
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
+        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=300, context=self.tls)
 
     async def send(self, method, path, body=None, **headers):
         def run():
@@ -76,7 +77,7 @@ def ask(triton_url, coroutine, **settings):
     """Runs a coroutine function with a caller of a gateway."""
 
     async def run():
-        async with Gateway(GatewayConfig(triton=triton_url, http_port=0, **settings)) as gateway:
+        async with Gateway(GatewayConfig(triton=triton_url, http_port=0, **{"client": PATIENT, **settings})) as gateway:
             return await coroutine(Caller(gateway))
 
     return asyncio.run(run())
@@ -97,7 +98,7 @@ def test_http_answers_as_the_client_does_when_asked_the_same(triton):
     }
 
     async def both(caller):
-        async with AsyncInterestClient(triton.grpc_url) as client:
+        async with AsyncInterestClient(triton.grpc_url, config=PATIENT) as client:
             for method, request in asked.items():
                 answer = await caller.post(method, request)
                 assert (answer.status, answer.headers["content-type"]) == (200, "application/json"), answer.body
@@ -233,19 +234,29 @@ def test_http_tells_problems_of_its_own_when_the_request_is_not_one_of_the_schem
     assert answers[-1].json["field"] == "x-timeout-ms"
 
 
-def test_http_holds_the_deadline_and_refuses_when_it_has_enough_to_do(slow_triton, small_repository):
+def test_http_refuses_when_it_has_enough_to_do(slow_triton, small_repository):
     started = small_repository / "embed" / "started"
     started.unlink(missing_ok=True)
 
     async def two(caller):
-        first = asyncio.create_task(caller.post("embed", {"texts": ["slow"]}, x_timeout_ms="1000"))
-        while not started.exists():
-            await asyncio.sleep(0.01)
-        return await caller.post("embed", {"texts": ["fast"]}), await first
+        with closing(caller.connection()) as connection:
+            sent = json.dumps({"texts": ["slow"]})
+            headers = {"content-type": "application/json", "x-timeout-ms": "600000"}
+            await asyncio.to_thread(connection.request, "POST", "/v1/embed", sent, headers)
+            while not started.exists():
+                await asyncio.sleep(0.01)
+            return await caller.post("embed", {"texts": ["fast"]})
 
-    refused, late = ask(slow_triton.grpc_url, two, max_concurrency=1)
+    refused = ask(slow_triton.grpc_url, two, max_concurrency=1, max_timeout_s=600)
     assert (refused.status, refused.json["reason"], refused.headers["retry-after"]) == (429, "RESOURCE_EXHAUSTED", "1")
-    assert (late.status, late.json["reason"]) == (504, "DEADLINE_EXCEEDED")
+
+
+def test_http_holds_the_deadline_when_triton_is_slower(slow_triton):
+    async def late(caller):
+        return await caller.post("embed", {"texts": ["slow"]}, x_timeout_ms="300")
+
+    answer = ask(slow_triton.grpc_url, late)
+    assert (answer.status, answer.json["reason"]) == (504, "DEADLINE_EXCEEDED")
 
 
 def test_http_cancels_the_call_in_triton_when_the_caller_goes_away(slow_triton, small_repository):
@@ -285,7 +296,7 @@ def test_http_stops_waiting_when_a_body_does_not_arrive(triton):
 
 def test_http_and_grpc_let_in_only_callers_with_the_token_when_there_is_one(triton):
     async def run():
-        settings = GatewayConfig(triton=triton.grpc_url, http_port=0, token=TOKEN)
+        settings = GatewayConfig(triton=triton.grpc_url, client=PATIENT, http_port=0, token=TOKEN)
         async with Gateway(settings) as gateway, grpc.aio.insecure_channel(gateway.url) as channel:
             caller, stub = Caller(gateway), interest_pb2_grpc.InterestServiceStub(channel)
             answers = [
@@ -322,7 +333,7 @@ def test_http_lets_in_only_callers_with_a_certificate_when_tls_is_mutual(triton)
     known.configure_cert(with_certificate)
 
     async def run():
-        async with Gateway(GatewayConfig(triton=triton.grpc_url, http_port=0, tls=tls)) as gateway:
+        async with Gateway(GatewayConfig(triton=triton.grpc_url, client=PATIENT, http_port=0, tls=tls)) as gateway:
             assert gateway.http_url.startswith("https://")
             answer = await Caller(gateway, with_certificate).post("recommend", {})
             with pytest.raises((ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)):

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
+from deadlines import PATIENT
 from ebbtide.client import (
     AsyncInterestClient,
     ColdStart,
@@ -17,7 +18,7 @@ from ebbtide.client import (
     recommend_request,
 )
 from ebbtide.serve import NO_STATE, ServerConfig
-from servers import serving
+from servers import only, serving
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=timezone.utc)
 
@@ -149,19 +150,24 @@ def test_no_event_is_lost_when_tasks_observe_one_user_at_once(triton, request):
     user = request.node.name
 
     async def run():
-        async with AsyncInterestClient(triton.grpc_url) as client:
+        async with AsyncInterestClient(triton.grpc_url, config=PATIENT) as client:
             await asyncio.gather(*(client.observe(user, [one]) for one in history(24)))
             return await client.interest(user, now=NOW), await client.recommend(user_id=user, now=NOW, top_n=5)
 
     interest, answer = asyncio.run(run())
-    with InterestClient(triton.grpc_url) as client:
+    with InterestClient(triton.grpc_url, config=PATIENT) as client:
         at_once = client.recommend(events=history(24), now=NOW, top_n=5)
     assert interest.response.events_used == 24
     assert [(item.item_id, item.score) for item in answer.items] == items_of(at_once)
 
 
 def test_user_is_refused_with_what_to_do_when_the_server_keeps_no_states(repository):
-    with serving(ServerConfig(repository, state=NO_STATE)) as running, InterestClient(running.grpc_url) as client:
+    with (
+        serving(
+            ServerConfig(repository, state=NO_STATE, **only("recommend", "observe", "interest", "forget"))
+        ) as running,
+        InterestClient(running.grpc_url, config=PATIENT) as client,
+    ):
         for call in (
             lambda: client.observe("u", history(1)),
             lambda: client.interest("u"),
@@ -177,8 +183,8 @@ def test_user_is_refused_with_what_to_do_when_the_server_keeps_no_states(reposit
 
 def test_answer_comes_without_the_state_or_not_at_all_when_the_store_is_down(repository, free_address):
     with (
-        serving(ServerConfig(repository, state=f"redis://{free_address}/0")) as running,
-        InterestClient(running.grpc_url) as client,
+        serving(ServerConfig(repository, state=f"redis://{free_address}/0", **only("recommend", "observe"))) as running,
+        InterestClient(running.grpc_url, config=PATIENT) as client,
     ):
         with pytest.raises(StateUnavailableError, match=free_address):
             client.recommend(user_id="u", events=history(2), now=NOW)

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
+from deadlines import PATIENT
 from ebbtide.client import (
     ClientConfig,
     ColdStart,
@@ -226,7 +227,7 @@ def test_limits_are_told_by_the_server_and_kept_before_anything_is_sent(connect,
 def test_stream_answers_every_request_once_when_one_is_bad(triton):
     requests = [recommend_request(top_n=1 + index % 5) for index in range(30)]
     requests[4] = recommend_request(alpha=2)
-    with InterestClient(triton.grpc_url) as client:
+    with InterestClient(triton.grpc_url, config=PATIENT) as client:
         results = list(client.recommend_stream(iter(requests), max_concurrency=4))
         assert sorted(result.index for result in results) == list(range(30))
         for result in results:

@@ -150,7 +150,7 @@ TOKENS = iter(f"token-{number}" for number in range(100))
 def test_provider_is_asked_for_each_attempt_when_there_is_one(connect, serve, vectors, provider):
     url, servicer = serve((grpc.StatusCode.UNAVAILABLE, "busy"), vectors)
     config = ClientConfig(token=BearerToken(provider), check_contract=False)
-    if connect is InterestClient and provider is awaited_token:
+    if connect.kind is InterestClient and provider is awaited_token:
         with pytest.raises(InvalidArgumentError, match="AsyncInterestClient"):
             connect(url, config=config)
         hidden = ClientConfig(token=BearerToken(lambda: provider()))

@@ -190,7 +190,7 @@ def test_gateway_answers_as_the_client(client, triton):
 
     async def ask():
         async with (
-            Gateway(GatewayConfig(triton=triton.grpc_url)) as gateway,
+            Gateway(GatewayConfig(triton=triton.grpc_url, client=PATIENT)) as gateway,
             grpc.aio.insecure_channel(gateway.url) as channel,
         ):
             return await InterestServiceStub(channel).Recommend(request)

@@ -5,6 +5,7 @@ from contextlib import aclosing
 
 import pytest
 
+from deadlines import PATIENT
 from ebbtide.client import AsyncInterestClient, recommend_request
 from ebbtide.client._as_answered import as_answered
 
@@ -133,7 +134,7 @@ def test_async_client_answers_while_its_source_waits_when_requests_come_one_by_o
             yield recommend_request(alpha=2)
 
         indices = []
-        async with AsyncInterestClient(triton.grpc_url) as client:
+        async with AsyncInterestClient(triton.grpc_url, config=PATIENT) as client:
             async for result in client.recommend_stream(sessions(), timeout_s=60):
                 indices.append((result.index, result.error and result.error.field))
                 answered.set()

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import threading
-import time
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +12,12 @@ import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from deadlines import until
 from ebbtide.cli.gateway import _tracer_provider
 from ebbtide.gateway import Gateway, GatewayConfig
 from ebbtide.serve import ServerConfig
 from ebbtide.v1 import interest_pb2, interest_pb2_grpc
-from servers import serving
+from servers import only, serving
 
 CALLER, CALLERS_SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 OVER_HTTP, HTTP_SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -99,15 +99,12 @@ def spans(repository):
 
     with collector() as (address, found):
         with (
-            serving(ServerConfig(repository, traces=address)) as server,
+            serving(ServerConfig(repository, traces=address, **only("recommend"))) as server,
             _tracer_provider(address) as provider,
         ):
             asyncio.run(ask(server.grpc_url, provider))
             # Triton sends its spans every few seconds, and not when it stops; that of the request ends last.
-            for _ in range(600):
-                if {CALLER, OVER_HTTP} <= {span.trace for span in found if span.name == "InferRequest"}:
-                    break
-                time.sleep(0.1)
+            until(lambda: {CALLER, OVER_HTTP} <= {span.trace for span in found if span.name == "InferRequest"})
         yield found
 
 

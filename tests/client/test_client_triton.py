@@ -7,6 +7,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput, model_config_pb2
 
+from deadlines import PATIENT
 from ebbtide.client import (
     AsyncInterestClient,
     ClientConfig,
@@ -92,12 +93,12 @@ def scores(response):
 
 
 def test_both_clients_and_plain_tritonclient_agree_when_requests_are_random(triton, plain, requests):
-    with InterestClient(triton.grpc_url) as client:
+    with InterestClient(triton.grpc_url, config=PATIENT) as client:
         results = client.recommend_many(requests, max_concurrency=4, timeout_s=60)
         one_by_one = client.recommend_many(requests, max_concurrency=4, users_per_request=1, timeout_s=60)
 
     async def awaited():
-        async with AsyncInterestClient(triton.grpc_url) as client:
+        async with AsyncInterestClient(triton.grpc_url, config=PATIENT) as client:
             return await client.recommend_many(requests, max_concurrency=4, timeout_s=60)
 
     for others in (one_by_one, asyncio.run(awaited())):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from deadlines import PATIENT
 from ebbtide.gateway import Gateway, GatewayConfig
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +37,7 @@ def example(tmp_path_factory):
 
 def test_example_prints_recommendations_and_errors_when_it_calls_a_gateway(example, triton):
     async def run():
-        async with Gateway(GatewayConfig(triton=triton.grpc_url)) as gateway:
+        async with Gateway(GatewayConfig(triton=triton.grpc_url, client=PATIENT)) as gateway:
             found = []
             for item in ("1", "no such item"):
                 command = ("node", str(example / "dist" / "recommend.js"), gateway.url, item)
@@ -52,7 +53,7 @@ def test_example_prints_recommendations_and_errors_when_it_calls_a_gateway(examp
 
 def test_example_composes_a_slate_when_it_calls_a_gateway(example, triton):
     async def run():
-        async with Gateway(GatewayConfig(triton=triton.grpc_url)) as gateway:
+        async with Gateway(GatewayConfig(triton=triton.grpc_url, client=PATIENT)) as gateway:
             command = ("node", str(example / "dist" / "slate.js"), gateway.url, "genres", "1", "2")
             called = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-1)
             return (*await called.communicate(), called.returncode)
@@ -66,7 +67,7 @@ def test_example_composes_a_slate_when_it_calls_a_gateway(example, triton):
 
 def test_example_observes_and_asks_by_user_when_it_calls_a_gateway(example, triton):
     async def run():
-        async with Gateway(GatewayConfig(triton=triton.grpc_url)) as gateway:
+        async with Gateway(GatewayConfig(triton=triton.grpc_url, client=PATIENT)) as gateway:
             command = ("node", str(example / "dist" / "observe.js"), gateway.url, "of typescript", "1", "2")
             called = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-1)
             return (*await called.communicate(), called.returncode)
@@ -79,7 +80,7 @@ def test_example_observes_and_asks_by_user_when_it_calls_a_gateway(example, trit
 
 def test_example_adds_an_item_and_lists_it_when_it_calls_a_gateway(example, triton_of_items):
     async def run():
-        async with Gateway(GatewayConfig(triton=triton_of_items.grpc_url)) as gateway:
+        async with Gateway(GatewayConfig(triton=triton_of_items.grpc_url, client=PATIENT)) as gateway:
             command = ("node", str(example / "dist" / "items.js"), gateway.url, "of typescript", "a new film")
             called = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-1)
             return (*await called.communicate(), called.returncode)
@@ -93,7 +94,7 @@ def test_example_adds_an_item_and_lists_it_when_it_calls_a_gateway(example, trit
 
 def test_example_says_and_lists_what_is_out_of_stock_when_it_calls_a_gateway(example, triton_of_items):
     async def run():
-        async with Gateway(GatewayConfig(triton=triton_of_items.grpc_url)) as gateway:
+        async with Gateway(GatewayConfig(triton=triton_of_items.grpc_url, client=PATIENT)) as gateway:
             found = []
             for where in ("out", "in"):
                 command = ("node", str(example / "dist" / "stock.js"), gateway.url, where, "stock of typescript")
@@ -114,7 +115,7 @@ def test_generated_stubs_are_those_of_the_schema_when_written_anew(example):
         cwd=example,
         check=True,
         capture_output=True,
-        timeout=120,
+        timeout=300,
         env={**os.environ, "PATH": path},
     )
     for file in (EXAMPLE / "src" / "generated").rglob("*.ts"):

@@ -30,12 +30,16 @@ ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 OVERLAYS = sorted(path.name for path in (DEPLOY / "kubernetes" / "overlays").iterdir())
 Manifest = dict[str, Any]
+GATEWAY = ("--set=gateway.enabled=true",)
+SECURE = (*GATEWAY, "--set=gateway.tlsSecret=gateway-tls,gateway.tokenSecret=gateway-token")
+TRACES = ("--set=traces.collector=http://otel-collector.monitoring:4318",)
+"""Values of the chart that several files of tests give."""
 
 
 def tool(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs a program that came with a wheel, from the running environment."""
     command = [str(Path(sys.executable).parent / name), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +89,10 @@ def render() -> Callable[[str], Rendered]:
     return cache(
         lambda overlay: Rendered(overlay, "kubectl", "kustomize", DEPLOY / "kubernetes" / "overlays" / overlay)
     )
+
+
+def selects(selector: dict[str, str], labels: dict[str, str]) -> bool:
+    return bool(selector) and selector.items() <= labels.items()
 
 
 @pytest.fixture(scope="session")
@@ -165,7 +173,7 @@ def server_options() -> Mapping[str, str]:
         [str(server.executable), "--help"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
         env=environment(server, ServerConfig(ROOT)),
     )
@@ -210,7 +218,7 @@ def fetch(server: TritonServer) -> Callable[[str, str], tuple[int, str]]:
 
     def get(port: str, path: str) -> tuple[int, str]:
         try:
-            with opener.open(roots[port] + path, timeout=30) as answer:
+            with opener.open(roots[port] + path, timeout=300) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:

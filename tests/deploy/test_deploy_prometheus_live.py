@@ -18,7 +18,7 @@ import yaml
 from deadlines import PATIENT
 from ebbtide.client import InterestClient, event
 from ebbtide.interest import meters
-from redis_servers import free_port
+from ports import free_port
 
 from .test_deploy_prometheus import DASHBOARD, DEPLOY, PANELS, RECORDED
 
@@ -50,7 +50,7 @@ def query(server, tmp_path_factory) -> Iterator[Query]:
 
     def ask(expression: str) -> list[dict[str, Any]]:
         text = urllib.parse.urlencode({"query": expression})
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query?{text}", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query?{text}", timeout=300) as answer:
             return json.load(answer)["data"]["result"]
 
     with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as running:

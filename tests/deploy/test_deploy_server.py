@@ -70,12 +70,12 @@ def test_grpc_health_service_answers_when_a_mesh_asks_it(server):
     # grpc.health.v1.Health/Check of the whole server; field 1 = 1 is SERVING.
     with grpc.insecure_channel(server.grpc_url) as channel:
         check = channel.unary_unary("/grpc.health.v1.Health/Check")
-        assert check(b"", timeout=30) == b"\x08\x01"
+        assert check(b"", timeout=300) == b"\x08\x01"
 
 
 def test_models_can_be_loaded_again_when_a_deployment_switches_versions(server, fetch):
     with grpc.insecure_channel(server.grpc_url) as channel:
         load = channel.unary_unary("/inference.GRPCInferenceService/RepositoryModelLoad")
         # RepositoryModelLoadRequest: field 2 is the model's name.
-        load(b"\x12\x09recommend", timeout=60)
+        load(b"\x12\x09recommend", timeout=300)
     assert fetch("http", "/v2/models/recommend/ready")[0] == 200

@@ -16,6 +16,8 @@ from ebbtide.train.encoder import embed_texts, encoder_folder
 from servers import serving
 
 MOVIELENS = Path(__file__).parents[2] / "examples" / "movielens-small"
+USERS = 20
+"""Of the shipped log; the encoder embeds every item that they rated."""
 TEXTS = ["space opera with robots", "a quiet film about a lighthouse", "heist", "slasher at summer camp " * 30]
 
 
@@ -39,7 +41,7 @@ def command():
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("e2e")
-    ratings = pl.read_parquet(MOVIELENS / "ratings.parquet").filter(pl.col("userId") <= 60)
+    ratings = pl.read_parquet(MOVIELENS / "ratings.parquet").filter(pl.col("userId") <= USERS)
     rated = ratings["movieId"].unique()
     ratings.write_csv(folder / "ratings.csv")
     pl.read_parquet(MOVIELENS / "movies.parquet").filter(pl.col("movieId").is_in(rated.implode())).write_parquet(

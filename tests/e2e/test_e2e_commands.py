@@ -11,9 +11,11 @@ import pytest
 
 from commands import run
 
+from .conftest import USERS
+
 
 def test_train_and_export_tell_what_they_did(trained):
-    assert "events of 60 users" in trained.train_output
+    assert f"events of {USERS} users" in trained.train_output
     assert "validation NDCG@10" in trained.train_output
     assert trained.bundle.fingerprint in trained.train_output
     assert "checked against torch" in trained.export_output
@@ -24,7 +26,7 @@ def test_evaluate_reports_the_held_out_events(trained, command, tmp_path):
     output = command("evaluate", trained.bundle_folder, "--json", tmp_path / "metrics.json")
     assert "NDCG@10" in output
     report = json.loads((tmp_path / "metrics.json").read_text())
-    assert report["users"] == report["baskets"] == 60
+    assert report["users"] == report["baskets"] == USERS
     assert 0 < report["ndcg_at_10"] <= report["hit_rate_at_10"] <= 1
 
 
@@ -64,7 +66,7 @@ def test_serve_starts_recommends_and_stops_on_ctrl_c(trained):
             if "Serving" in line and not any("Serving" in earlier for earlier in lines[:-1]):
                 process.send_signal(signal.SIGINT)
         output = "".join(lines)
-        assert process.wait(timeout=60) == 0, output
+        assert process.wait(timeout=300) == 0, output
     assert "Recommended" in output
     assert "stopping" in output
     # Users' states are beside the repository unless the command names another store.

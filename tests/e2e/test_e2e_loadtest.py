@@ -12,7 +12,7 @@ from ebbtide.export.options import ExportOptions
 from ebbtide.export.repository import export_repository
 from ebbtide.interest.contract import Limits
 from ebbtide.serve import ServerConfig
-from servers import serving
+from servers import only, serving
 
 MAX_EVENTS = 64
 
@@ -28,14 +28,15 @@ def short_histories(trained, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(short_histories):
-    with serving(ServerConfig(short_histories)) as running:
+    with serving(ServerConfig(short_histories, **only("recommend", "recommend_text", "rank", "embed"))) as running:
         yield running
 
 
 def test_loadtest_is_answered_when_the_export_takes_short_histories(trained, command, server, tmp_path):
     command(
         *("loadtest", server.grpc_url, "--bundle", trained.bundle_folder, "--duration", "3s", "--rate", "20"),
-        *("--mix", "recommend=1,recommend_text=1,rank=1,embed=1", "--warm-up", "none", "--requests", "60"),
+        *("--mix", "recommend=1,recommend_text=1,rank=1,embed=1", "--warm-up", "none"),
+        *("--requests", "60", "--timeout", "60s"),
         *("--json", tmp_path / "out.json"),
     )
     result = json.loads((tmp_path / "out.json").read_text())

@@ -50,10 +50,7 @@ def test_popular_item_is_recommended_when_the_refreshed_bundle_is_deployed(train
     liked = trained.bundle.catalog.item_id[0]
     users = [{}, {"history": [event(item_id=liked, time=now - timedelta(days=3))]}]
     state = f"embedded:{tmp_path / 'states'}"
-    environment = {"EBBTIDE_STATE_TIMEOUT_MS": "20000"}
-    config = ServerConfig(
-        repository, model_control="explicit", load_models=("*",), state=state, environment=environment
-    )
+    config = ServerConfig(repository, model_control="explicit", load_models=("*",), state=state)
     with TritonServer(config) as server, InterestClient(server.grpc_url, config=PATIENT) as client:
 
         def answers():

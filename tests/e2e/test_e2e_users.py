@@ -85,12 +85,30 @@ def test_mistake_is_one_clear_line_when_a_state_is_asked_for(server, monkeypatch
     assert "Traceback" not in done.stderr
 
 
+BARE_COMMANDS = """
+import sys
+sys.modules["polars"] = sys.modules["torch"] = None
+from ebbtide.cli.main import main
+
+server, done = sys.argv[1], 0
+for command in (["observe", "bare", "1"], ["interest", "bare"], ["recommend", "bare"], ["forget", "bare"]):
+    sys.argv = ["ebbtide", *command, "--server", server]
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            raise
+    done += 1
+print(done, "commands")
+"""
+
+
 def test_state_commands_need_neither_polars_nor_torch_when_ids_are_shown(server):
-    code = "import sys; sys.modules['polars'] = sys.modules['torch'] = None; from ebbtide.cli.main import main; main()"
-    for arguments in (["observe", "bare", "1"], ["interest", "bare"], ["recommend", "bare"], ["forget", "bare"]):
-        command = [sys.executable, "-c", code, *arguments, "--server", server.grpc_url]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", BARE_COMMANDS, server.grpc_url], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "4 commands"
 
 
 def users_of(trained):
@@ -101,7 +119,7 @@ def users_of(trained):
 def test_loadtest_observes_and_asks_by_user_when_told(trained, command, server, client, tmp_path, flags):
     command(
         *("loadtest", server.grpc_url, "--bundle", trained.bundle_folder, "--duration", "3s", "--rate", "20", *flags),
-        *("--mix", "recommend=4,observe=3,rank=1", "--warm-up", "none", "--requests", "60"),
+        *("--mix", "recommend=4,observe=3,rank=1", "--warm-up", "none", "--requests", "60", "--timeout", "60s"),
         *("--json", tmp_path / "out.json"),
     )
     result = json.loads((tmp_path / "out.json").read_text())

@@ -364,7 +364,7 @@ TINY = {
         # Positions that depend on the tokens are looked up as traced; all else is fused.
         ("Roberta", {"type_vocab_size": 1}, {"Attention": 2, "BiasGelu": 2}),
         # Relative positions, and rotary ones: plain, and still compressed.
-        ("MPNet", {}, {}),
+        pytest.param("MPNet", {}, {}, marks=pytest.mark.slow),
         ("ModernBert", {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}, {}),
     ],
 )

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from deadlines import PATIENT
 from ebbtide.backfill import BackfillError, LogFiles, backfill
 from ebbtide.batch import batch_recommend
 from ebbtide.client import Event, InterestClient, InvalidArgumentError, event
@@ -23,7 +24,7 @@ from ebbtide.store import StoreConfig
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.evaluation.scores import frozen_popularity, score_baskets
 from ebbtide.train.windows import LogTensors
-from servers import serving
+from servers import only, serving
 
 NAMES = ("purchase", "dislike", "view")
 COLUMNS = EventColumns(weight="stars", event_type="did")
@@ -107,8 +108,8 @@ def past(frame: pl.DataFrame) -> dict[str, tuple[list[Event], datetime]]:
 @pytest.fixture(scope="module")
 def client(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InterestClient]:
     store = f"embedded:{tmp_path_factory.mktemp('states') / 'store'}"
-    config = ServerConfig(repository, state=store, environment={"EBBTIDE_STATE_TIMEOUT_MS": "20000"})
-    with serving(config) as server, InterestClient(server.grpc_url) as opened:
+    config = ServerConfig(repository, state=store, **only("recommend", "observe"))
+    with serving(config) as server, InterestClient(server.grpc_url, config=PATIENT) as opened:
         yield opened
 
 
@@ -170,7 +171,10 @@ def test_backfill_and_lists_give_what_is_evaluated_when_a_log_has_types(
     store = f"embedded:{tmp_path / 'store'}"
     backfill(repository, LogFiles([path], COLUMNS), store, StoreConfig(timeout_ms=60_000))
     now = {str(user): time for user, time in frame.group_by("user").agg(pl.col("time").max()).iter_rows()}
-    with serving(ServerConfig(repository, state=store)) as server, InterestClient(server.grpc_url) as client:
+    with (
+        serving(ServerConfig(repository, state=store, **only("recommend", "observe"))) as server,
+        InterestClient(server.grpc_url, config=PATIENT) as client,
+    ):
         for user, time in now.items():
             require_like(client.recommend(user_id=user, now=time, top_n=TOP_N), evaluated[user])
     for user, time in now.items():

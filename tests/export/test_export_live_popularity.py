@@ -6,7 +6,6 @@ import copy
 import re
 import time
 import urllib.request
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
+from deadlines import until
 from ebbtide.export.options import ExportOptions
 from ebbtide.export.parity import TOLERANCE, ranking_difference
 from ebbtide.export.repository import export_repository
@@ -24,7 +24,7 @@ from ebbtide.serve import ServerConfig
 from ebbtide.train.bundle import InterestBundle, fingerprint_of
 from ebbtide.train.popularity import counted_at
 from ebbtide.train.reference import score_request
-from servers import serving
+from servers import only, serving
 
 from .conftest import Door
 
@@ -32,8 +32,7 @@ NOW = 1_700_000_000_000
 DAY_MS = 86_400_000
 FIRST, SECOND = 150, 40
 """Items that become popular."""
-SETTINGS = {"EBBTIDE_STATE_TIMEOUT_MS": "20000", "EBBTIDE_POPULARITY_SECONDS": "0.2", meters.METRICS_VARIABLE: "on"}
-PATIENCE_S = 60
+SETTINGS = {"EBBTIDE_POPULARITY_SECONDS": "0.2", meters.METRICS_VARIABLE: "on"}
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +74,6 @@ def best(door: Door, **tensors: Any) -> list[str]:
     return [item.decode() for item in answer["item_id"].ravel().tolist()]
 
 
-def until(is_so: Callable[[], bool]) -> None:
-    """Waits for what the server does in the background."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def watch(door: Door, bundle: InterestBundle, item: int, users: int, at_ms: int) -> None:
     """Lets users see an item, one event each, in one call."""
     key = item_keys([bundle.catalog.item_id[item]])
@@ -101,7 +92,12 @@ def test_trend_reaches_all_servers_and_equals_a_refresh(
     counted_bundle: InterestBundle, log: tuple[np.ndarray, np.ndarray], repository: Path, tmp_path: Path
 ) -> None:
     bundle, ids = counted_bundle, counted_bundle.catalog.item_id
-    config = ServerConfig(repository, state=f"embedded:{tmp_path / 'states'}", environment=SETTINGS)
+    config = ServerConfig(
+        repository,
+        state=f"embedded:{tmp_path / 'states'}",
+        environment=SETTINGS,
+        **only("recommend", "observe", "explain", "rank"),
+    )
     with serving(config) as server, triton.InferenceServerClient(server.grpc_url) as client:
         one = Door(client)
         frozen = best(one)

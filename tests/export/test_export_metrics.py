@@ -11,11 +11,11 @@ from datetime import datetime, timezone
 
 import pytest
 
-from deadlines import PATIENT
+from deadlines import PATIENT, until
 from ebbtide.client import InterestClient, InvalidArgumentError, event
 from ebbtide.interest import meters
 from ebbtide.serve import ServerConfig, TritonServer
-from servers import serving
+from servers import only, serving
 
 NOW = datetime(2023, 11, 14, tzinfo=timezone.utc)
 NOW_MS = int(NOW.timestamp() * 1000)
@@ -49,12 +49,8 @@ def counted(page: Page, family: meters.Counter, model: str = "adaptive_weights")
 
 def page_with(server: TritonServer, is_there: Callable[[Page], bool]) -> Page:
     """The page, once it has what the models hand on every 2 seconds."""
-    for _ in range(600):
-        page = page_of(server)
-        if is_there(page):
-            return page
-        time.sleep(0.1)
-    pytest.fail(f"not within a minute: {page}")
+    until(lambda: is_there(page_of(server)), pause_s=0.1)
+    return page_of(server)
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +155,7 @@ def test_series_do_not_grow_with_requests_when_users_and_items_differ(server, pa
 
 
 def test_server_shows_no_metrics_of_models_unless_they_are_turned_on(tiny_export):
-    with serving(ServerConfig(tiny_export.folder)) as server, InterestClient(server.grpc_url, config=PATIENT) as client:
+    config = ServerConfig(tiny_export.folder, **only("recommend"))
+    with serving(config) as server, InterestClient(server.grpc_url, config=PATIENT) as client:
         client.recommend()
         assert page_of(server) == {}

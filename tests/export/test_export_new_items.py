@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from deadlines import GUARD_S, PATIENT, until
 from ebbtide.client import InterestClient, StateStatus, event, new_item, recommend_request, rule
 from ebbtide.export.attributes import read_attributes
 from ebbtide.export.inprocess import InProcessPipeline, tensors_of
@@ -37,13 +38,13 @@ LIKED = 30
 NEW = "new-1"
 FEW = "Film-Noir"
 """A genre of few items of the catalog."""
+ONE_STORE = pytest.mark.parametrize(
+    "kind", ["embedded", pytest.param("redis", marks=pytest.mark.slow)], indirect=True, scope="module"
+)
+"""Items go through either store in `test_added_item_is_served_everywhere_until_it_is_removed`; stock and rules take the
+same way."""
 GENRES = [FEW, "a genre of its own"]
-SETTINGS = {
-    "EBBTIDE_STATE_TIMEOUT_MS": "20000",
-    "EBBTIDE_POPULARITY_SECONDS": "0.2",
-    "EBBTIDE_NEW_ITEMS_SECONDS": "0.1",
-}
-PATIENCE_S = 120
+SETTINGS = {"EBBTIDE_POPULARITY_SECONDS": "0.2", "EBBTIDE_NEW_ITEMS_SECONDS": "0.1"}
 LATER = NOW + timedelta(minutes=2)
 
 
@@ -90,18 +91,10 @@ def store(kind: str, tmp_path: Path) -> Iterator[str]:
     server.stop()
 
 
-def until(is_so: Callable[[], bool]) -> None:
-    """Waits for what the server does in the background."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @contextmanager
 def opened(repository: Path, store: str) -> Iterator[InterestClient]:
     config = ServerConfig(repository, state=store, environment=SETTINGS)
-    with serving(config) as server, InterestClient(server.grpc_url) as client:
+    with serving(config) as server, InterestClient(server.grpc_url, config=PATIENT) as client:
         yield client
 
 
@@ -114,7 +107,7 @@ def asked_all_the_time(client: InterestClient) -> Iterator[list[Exception]]:
     def ask() -> None:
         while not ends.wait(0.02):
             try:
-                client.recommend(user_id="asks", now=NOW, timeout_s=PATIENCE_S)
+                client.recommend(user_id="asks", now=NOW, timeout_s=GUARD_S)
             except Exception as error:
                 failures.append(error)
 
@@ -161,7 +154,7 @@ def test_added_item_is_served_everywhere_until_it_is_removed(
 
     with opened(repository, store) as client, asked_all_the_time(client) as failures:
         before = listed(client, events=events)
-        answer = client.add_items([given, new_item(liked, "the catalog has it")], timeout_s=PATIENCE_S)
+        answer = client.add_items([given, new_item(liked, "the catalog has it")], timeout_s=GUARD_S)
         assert (answer.added_items, answer.catalog_items, answer.total_items) == (1, 1, 1)
         assert NEW not in before
 
@@ -219,7 +212,7 @@ def test_added_item_is_served_everywhere_until_it_is_removed(
             assert (there.item_id, there.title, list(there.attributes[0].values)) == (NEW, "A new film", GENRES)
             changed = copy.deepcopy(given)
             changed.text = bundle.catalog.text[0]
-            assert beside.add_items([changed], only_update=True, timeout_s=PATIENCE_S).replaced_items == 1
+            assert beside.add_items([changed], only_update=True, timeout_s=GUARD_S).replaced_items == 1
             old = client.rank(candidates=[NEW], now=NOW, events=events).items[0].score
             for one in (client, beside):
                 until(lambda one=one: one.explain(item_ids=[NEW], now=NOW, events=events).items[0].score != old)
@@ -229,10 +222,11 @@ def test_added_item_is_served_everywhere_until_it_is_removed(
                 until(lambda one=one: NEW not in listed(one, now=LATER))
                 until(lambda one=one: list(one.rank(candidates=[NEW], now=LATER).unknown_item_ids) == [NEW])
         assert client.recommend(user_id="many", exclude_seen=True, now=LATER).items
-        assert client.add_items([given], only_update=True, timeout_s=PATIENCE_S).unknown_items == 1
+        assert client.add_items([given], only_update=True, timeout_s=GUARD_S).unknown_items == 1
     assert failures == []
 
 
+@ONE_STORE
 def test_item_out_of_stock_is_in_no_list_of_any_server(bundle: InterestBundle, repository: Path, store: str) -> None:
     ids = bundle.catalog.item_id
     liked = ids[LIKED]
@@ -241,7 +235,7 @@ def test_item_out_of_stock_is_in_no_list_of_any_server(bundle: InterestBundle, r
     later = new_item("later", bundle.catalog.text[LIKED])
 
     with opened(repository, store) as client, asked_all_the_time(client) as failures:
-        client.add_items([given], timeout_s=PATIENCE_S)
+        client.add_items([given], timeout_s=GUARD_S)
         until(lambda: NEW in listed(client, allow={"genres": FEW}))
         asks = {"events": events, "exclude_seen": False, "now": NOW}
         until(lambda: list(client.rank(candidates=[NEW], **asks).items))
@@ -249,7 +243,7 @@ def test_item_out_of_stock_is_in_no_list_of_any_server(bundle: InterestBundle, r
         # All but a few.
         left = sorted(scores, key=lambda item: -scores[item])[7::20]
         out = [item for item in (*ids, NEW, "later") if item not in left]
-        answer = client.set_stock(out_of_stock=out, timeout_s=PATIENCE_S)
+        answer = client.set_stock(out_of_stock=out, timeout_s=GUARD_S)
         assert (answer.changed_items, answer.unknown_items, answer.out_of_stock_items) == (len(out), 1, len(out))
         expected = dict(sorted(((item, scores[item]) for item in left), key=lambda pair: -pair[1])[:20])
         until(lambda: NEW not in listed(client, events=events))
@@ -272,12 +266,12 @@ def test_item_out_of_stock_is_in_no_list_of_any_server(bundle: InterestBundle, r
         assert not other.is_out_of_stock
 
         # Another server, and an item that comes later, find it in the store.
-        client.add_items([later], timeout_s=PATIENCE_S)
+        client.add_items([later], timeout_s=GUARD_S)
         with opened(repository, store) as beside:
             until(lambda: listed(beside, events=events) == pytest.approx(expected, abs=1e-4))
             until(lambda: beside.rank(candidates=["later"], now=NOW).out_of_stock_item_ids == ["later"])
             assert sorted(beside.list_out_of_stock()) == sorted(out)
-            again = beside.set_stock(in_stock=out, out_of_stock=left[:1], timeout_s=PATIENCE_S)
+            again = beside.set_stock(in_stock=out, out_of_stock=left[:1], timeout_s=GUARD_S)
             assert (again.changed_items, again.out_of_stock_items) == (len(out) + 1, 1)
             best = {item: score for item, score in scores.items() if item != left[0]} | {"later": scores[NEW]}
             best = dict(sorted(best.items(), key=lambda pair: -pair[1])[:20])
@@ -288,13 +282,14 @@ def test_item_out_of_stock_is_in_no_list_of_any_server(bundle: InterestBundle, r
     assert failures == []
 
 
+@ONE_STORE
 def test_rules_move_items_in_the_lists_of_every_server(bundle: InterestBundle, repository: Path, store: str) -> None:
     ids = bundle.catalog.item_id
     events = [event(item_id=ids[LIKED], time=NOW - timedelta(days=1))]
     given = new_item(NEW, bundle.catalog.text[LIKED], attributes={"genres": GENRES})
 
     with opened(repository, store) as client, asked_all_the_time(client) as failures:
-        client.add_items([given], timeout_s=PATIENCE_S)
+        client.add_items([given], timeout_s=GUARD_S)
         until(lambda: NEW in listed(client, allow={"genres": FEW}))
         asks = {"events": events, "exclude_seen": False, "now": NOW}
         until(lambda: list(client.rank(candidates=[NEW], **asks).items))
@@ -309,7 +304,7 @@ def test_rules_move_items_in_the_lists_of_every_server(bundle: InterestBundle, r
             rule("campaign", boost=50, item_ids=best[-2:], since=LATER),
             rule("front", pin=2, item_ids=best[-3:-1]),
         ]
-        answer = client.set_rules(rules, timeout_s=PATIENCE_S)
+        answer = client.set_rules(rules, timeout_s=GUARD_S)
         assert (answer.added_rules, answer.total_rules) == (5, 5)
         gains = {item: 3.0 * (item in of_few) for item in scores}
         for item in best[:3]:
@@ -354,7 +349,7 @@ def test_rules_move_items_in_the_lists_of_every_server(bundle: InterestBundle, r
         with opened(repository, store) as beside:
             until(lambda: answers(beside) == order)
             assert [one.name for one in beside.list_rules().rules] == [one.name for one in rules]
-            gone = beside.remove_rules([one.name for one in rules], timeout_s=PATIENCE_S)
+            gone = beside.remove_rules([one.name for one in rules], timeout_s=GUARD_S)
             assert (gone.removed_rules, gone.total_rules) == (5, 0)
             for one in (client, beside):
                 until(lambda one=one: answers(one) == best[:20])

@@ -97,7 +97,7 @@ def test_guides_requests_are_answered_when_sent_over_http(server: TritonServer) 
         request = urllib.request.Request(  # noqa: S310 - the server of this session
             f"{server.http_url}/v2/models/{name}/infer", json.dumps(content).encode(), method="POST"
         )
-        with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310 - as above
+        with urllib.request.urlopen(request, timeout=300) as reply:  # noqa: S310 - as above
             outputs = {entry["name"]: entry["data"] for entry in json.load(reply)["outputs"]}
         assert outputs.keys() == {tensor.name for tensor in served_models.MODELS[name].outputs}
         assert outputs["event_counts"] == [1, 1, 0]

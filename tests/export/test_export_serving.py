@@ -251,7 +251,7 @@ def test_requests_of_all_kinds_are_answered_when_cores_are_limited(
         else:
             tensors = door.inputs(EMBED, {contract.TEXT.name: np.array([b"film %d" % index], dtype=object)})
             chosen_client.async_infer(EMBED, tensors, lambda result, error: done.put((result, error)))
-    answers = [done.get(timeout=60) for _ in range(60)]
+    answers = [done.get(timeout=300) for _ in range(60)]
     assert [error for _, error in answers if error is not None] == []
 
 
@@ -310,11 +310,11 @@ def test_requests_are_refused_or_answered_when_more_come_than_may_wait(
                     RECOMMEND, inputs(door, keys, **long), lambda result, error: done.put((result, error))
                 )
             # A few are at work or wait, and cannot end; the others are refused at once.
-            answers = [done.get(timeout=60) for _ in range(20)]
+            answers = [done.get(timeout=300) for _ in range(20)]
             assert all(error is not None for _, error in answers)
         finally:
             bounded.hold.unlink()
-        answers += [done.get(timeout=60) for _ in range(20)]
+        answers += [done.get(timeout=300) for _ in range(20)]
         refusals = [error for _, error in answers if error is not None]
         # One at work and two that wait, at least.
         assert 20 <= len(refusals) <= 37

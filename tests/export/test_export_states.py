@@ -18,6 +18,7 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from deadlines import GUARD_S
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.export.parity import TOLERANCE, ranking_difference
 from ebbtide.export.repository import ExportReport
@@ -30,7 +31,8 @@ from ebbtide.store import open_store
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.reference import ReferenceScores, score_request
 from redis_servers import HOW_TO_GET, RedisServer, redis_program
-from servers import serving
+from servers import only, serving
+from stores import PATIENT
 
 from .conftest import Door
 
@@ -39,8 +41,6 @@ DAY_MS = 86_400_000
 ITEMS = 60
 """Items of the logs, so that an answer has unseen ones."""
 STATUS, COUNTS, SCORE = contract.STATE_STATUS.name, contract.EVENT_COUNTS.name, contract.SCORE.name
-PATIENT = {"EBBTIDE_STATE_TIMEOUT_MS": "20000"}
-"""A busy machine is no error."""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def states_server(repository: Path, store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     log = tmp_path_factory.mktemp("log") / "tritonserver.log"
-    with serving(ServerConfig(repository, log_file=log, state=store, environment=PATIENT)) as server:
+    with serving(ServerConfig(repository, log_file=log, state=store)) as server:
         yield server
 
 
@@ -74,7 +74,7 @@ def with_states(states_server: TritonServer) -> Iterator[Door]:
 @pytest.fixture(scope="module")
 def beside(repository: Path, store: str) -> Iterator[Door]:
     """Another server process with the same store."""
-    config = ServerConfig(repository, state=store, environment=PATIENT)
+    config = ServerConfig(repository, state=store)
     with serving(config) as server, triton.InferenceServerClient(server.grpc_url) as client:
         yield Door(client)
 
@@ -342,7 +342,7 @@ def test_store_failures_are_unavailable_or_flagged_and_end_with_the_failure(
 ) -> None:
     """The server starts before its store; the store comes, is killed, and comes back."""
     log = Log(bundle, 20, seed=4)
-    config = ServerConfig(repository, state=redis_server.address, environment={"EBBTIDE_STATE_TIMEOUT_MS": "500"})
+    config = ServerConfig(repository, state=redis_server.address, **only("recommend", "observe", "forget"))
     with serving(config) as server, triton.InferenceServerClient(server.grpc_url) as client:
         door = Door(client)
 
@@ -365,7 +365,7 @@ def test_store_failures_are_unavailable_or_flagged_and_end_with_the_failure(
         redis_server.start()
         assert eventually(lambda: observe(door, "ann", log, slice(0, 20))) == [20, 0, 0, 0]
         require_like(bundle, recommend(door, "ann"), log.reference(bundle))
-        with open_store(redis_server.address) as store:
+        with open_store(redis_server.address, PATIENT) as store:
             assert store.registered() == {InProcessPipeline(repository).users.fingerprint}
         redis_server.kill()
         require_down()
@@ -375,7 +375,7 @@ def test_store_failures_are_unavailable_or_flagged_and_end_with_the_failure(
 
 def eventually(call: Callable[[], Any]) -> Any:
     """The first answer that is not UNAVAILABLE: a client may have to connect anew."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + GUARD_S
     while True:
         try:
             return call()
@@ -396,11 +396,11 @@ def test_states_are_in_the_named_folder_whatever_its_path(
 ) -> None:
     store, log = f"embedded:{tmp_path / 'états des 用户'}", Log(bundle, 3)
     only = ("observe", "observer")
-    config = ServerConfig(repository, model_control="explicit", load_models=only, state=store, environment=PATIENT)
+    config = ServerConfig(repository, model_control="explicit", load_models=only, state=store)
     with TritonServer(config) as server, triton.InferenceServerClient(server.grpc_url) as client:
         assert observe(Door(client), "u", log, slice(None))[:2] == [3, 0]
         # The folder that a backfill or `ebbtide states` opens meanwhile.
-        with open_store(store) as opened:
+        with open_store(store, PATIENT) as opened:
             answer = InProcessPipeline(repository, store=opened).run(served_models.RECOMMEND.name, asking("u"))
     assert isinstance(answer, dict), answer
     assert answer[COUNTS].sum() == 3
@@ -414,7 +414,7 @@ def test_no_acknowledged_event_is_lost_when_the_server_is_killed_while_observing
     log = Log(bundle, 3000, seed=5)
     users = [f"user {index}" for index in range(8)]
     acknowledged: dict[str, list[int]] = {user: [] for user in users}
-    with TritonServer(ServerConfig(repository, state=store, environment=PATIENT)) as server:
+    with TritonServer(ServerConfig(repository, state=store)) as server:
         enough = threading.Event()
 
         def send(user: str, number: int) -> None:
@@ -436,7 +436,7 @@ def test_no_acknowledged_event_is_lost_when_the_server_is_killed_while_observing
         for thread in threads:
             thread.join()
     # What the server wrote is there, whoever opens it.
-    with open_store(store) as opened:
+    with open_store(store, PATIENT) as opened:
         in_process = InProcessPipeline(repository, store=opened)
         for user, events in acknowledged.items():
             answer = in_process.run(served_models.RECOMMEND.name, asking(user))
@@ -461,7 +461,7 @@ def test_server_learns_online_from_what_was_shown_when_the_export_says_so(
     log.time_ms[-4:] = NOW - 60_000 * np.arange(4, 0, -1)
     new = {"user": user_keys(["u"]), "event_item": shown[None, :1], "event_time": now[None], "shown_item": shown[None]}
     asked = {"user": user_keys(["u"])[0], "now": now}
-    config = ServerConfig(folder, state=f"embedded:{tmp_path / 'store'}", environment=PATIENT)
+    config = ServerConfig(folder, state=f"embedded:{tmp_path / 'store'}")
     with TritonServer(config) as server, triton.InferenceServerClient(server.grpc_url) as client:
         door = Door(client)
         door.call(served_models.OBSERVE.name, observed("u", log, slice(None)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,28 +10,14 @@ import pytest
 
 from ebbtide.export import transition, versions
 from ebbtide.export.errors import RepositoryError
-from ebbtide.export.options import ExportOptions
-from ebbtide.export.repository import ExportReport, export_repository
 from ebbtide.export.transition import Goal, Transition
 from ebbtide.interest import contract
-from ebbtide.train.bundle import InterestBundle
 
 CHANGE = Transition(Goal(1, (1,)), Goal(2, (1, 2)), is_decided=False)
 
 
 class CutOffError(Exception):
     """Stands for the end of the process."""
-
-
-@pytest.fixture(scope="module")
-def two(
-    make_bundle: Callable[..., InterestBundle], tiny_export: ExportReport, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """A repository with version 1, served, and 2, of another training."""
-    out = tmp_path_factory.mktemp("transition") / "repository"
-    shutil.copytree(tiny_export.folder, out)
-    export_repository(make_bundle(seed=1), out, ExportOptions(top_n=20), version=2)
-    return out
 
 
 def change_until(folder: Path, writes: int, monkeypatch: pytest.MonkeyPatch) -> bool:
@@ -59,16 +44,18 @@ def change_until(folder: Path, writes: int, monkeypatch: pytest.MonkeyPatch) -> 
     return True
 
 
+@pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.slow)])
 def test_files_are_of_one_version_when_a_change_was_cut_off_at_any_of_them(
-    two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_versions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
-    ends: list[int] = []
-    came_to_its_end = False
-    while not came_to_its_end:
-        folder = Path(shutil.copytree(two, tmp_path / str(len(ends)), copy_function=_link))
-        came_to_its_end = change_until(folder, len(ends), monkeypatch)
+    loads = len(list(versions.computing_models(two_versions)))
+    writes = loads + len(list(versions.ensembles(two_versions)))
+    for until in sorted({*range(0, writes, every), loads - 1, loads, writes - 1, writes}):
+        folder = Path(shutil.copytree(two_versions, tmp_path / str(until), copy_function=_link))
+        assert change_until(folder, until, monkeypatch) == (until == writes)
         change = transition.read(folder)
         assert change is not None
+        assert change.is_decided == (until >= loads)
         goal = transition.settle_interrupted(folder)
         assert goal == (CHANGE.after if change.is_decided else CHANGE.before)
         assert versions.served_version(folder) == goal.version
@@ -76,10 +63,6 @@ def test_files_are_of_one_version_when_a_change_was_cut_off_at_any_of_them(
             tuple(versions.read_model_config(folder, model.name).version_policy.specific.versions)
             for model in versions.computing_models(folder)
         } == {goal.loaded}
-        ends.append(goal.version)
-    models = len(list(versions.computing_models(two))), len(list(versions.ensembles(two)))
-    assert len(ends) == sum(models) + 1
-    assert ends == [1] * models[0] + [2] * (models[1] + 1)
 
 
 def _link(source: str, target: str) -> None:
@@ -87,8 +70,8 @@ def _link(source: str, target: str) -> None:
     Path(target).hardlink_to(source)
 
 
-def test_change_is_left_alone_when_it_is_under_way(two: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(two, tmp_path / "repository"))
+def test_change_is_left_alone_when_it_is_under_way(two_versions: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(two_versions, tmp_path / "repository"))
     assert transition.settle_interrupted(folder) is None
     transition.write(folder, replace(CHANGE, is_decided=True))
     with transition.locked(folder) as is_alone:
@@ -101,8 +84,8 @@ def test_change_is_left_alone_when_it_is_under_way(two: Path, tmp_path: Path) ->
     assert not list(folder.rglob("*.partial"))
 
 
-def test_damaged_journal_is_named_when_it_is_read(two: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(two, tmp_path / "repository"))
+def test_damaged_journal_is_named_when_it_is_read(two_versions: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(two_versions, tmp_path / "repository"))
     (folder / contract.JOURNAL_FILE).write_text("{")
     with pytest.raises(RepositoryError, match=r"deployment\.json: got .*: delete it"):
         transition.read(folder)

@@ -11,6 +11,7 @@ from ebbtide.interest.observer import Observer
 from ebbtide.interest.parameters import InterestConfig
 from ebbtide.interest.users import Users
 from ebbtide.store import open_store
+from stores import PATIENT
 
 NOW = 1_700_000_000_000
 DAY_MS = 86_400_000
@@ -83,7 +84,7 @@ def test_disliked_event_points_away_from_its_item(make_model, ask):
 @pytest.mark.parametrize("count", [5, 35])
 def test_state_equals_the_request_when_its_events_have_types(model, ask, tmp_path, count):
     items, times, kind, weight = events(model, count)
-    with open_store(f"embedded:{tmp_path / 'states'}") as store:
+    with open_store(f"embedded:{tmp_path / 'states'}", PATIENT) as store:
         users = Users(store, model.parameters.config.states)
         observer = Observer(model.pipeline, users, clock_ms=lambda: NOW)
         user = np.array([[1, 2]])
@@ -119,7 +120,7 @@ def test_popularity_counts_target_types_only_when_events_are_observed(model, tmp
         def add(self, key, time_ms):
             counted.extend(zip(key.tolist(), time_ms.tolist(), strict=True))
 
-    with open_store(f"embedded:{tmp_path / 'states'}") as store:
+    with open_store(f"embedded:{tmp_path / 'states'}", PATIENT) as store:
         users = Users(store, model.parameters.config.states)
         observer = Observer(model.pipeline, users, clock_ms=lambda: NOW, popularity=Writer())
         observed = {"event_item": items[None], "event_time": times[None], "event_type": KEYS[kind][None]}

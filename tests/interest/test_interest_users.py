@@ -230,7 +230,7 @@ def test_requests_with_a_user_are_refused_when_the_server_keeps_no_states(model)
 
 
 def test_requests_are_refused_or_answered_without_a_state_when_the_store_fails(model, tmp_path):
-    store = open_store(f"embedded:{tmp_path / 'states'}")
+    store = open_store(f"embedded:{tmp_path / 'states'}", PATIENT)
     service = Service(model, store)
     items, times = log(model, 3)
     service.observe(seen("ann", items, times))

@@ -18,6 +18,7 @@ import tritonclient.grpc as triton
 from onnx import TensorProto as T
 from onnx import helper
 
+from deadlines import until
 from ebbtide.serve import ServerConfig, TritonServer
 from servers import mark_complete, serving
 
@@ -220,7 +221,7 @@ class Pending:
     cancel: Callable[[], None]
 
     def __call__(self) -> Any:
-        answer = self.answers.get(timeout=60)
+        answer = self.answers.get(timeout=300)
         if isinstance(answer, Exception):
             return answer
         return {entry.name: answer.as_numpy(entry.name) for entry in answer.get_response().outputs}
@@ -236,7 +237,7 @@ class Client:
     def infer(
         self, model: str, inputs: dict[str, np.ndarray], outputs: list[str] | None = None
     ) -> dict[str, np.ndarray]:
-        answer = self.stub.infer(model, self._tensors(inputs), outputs=self._requested(outputs), client_timeout=30)
+        answer = self.stub.infer(model, self._tensors(inputs), outputs=self._requested(outputs), client_timeout=300)
         return {entry.name: answer.as_numpy(entry.name) for entry in answer.get_response().outputs}
 
     def start(self, model: str, inputs: dict[str, np.ndarray], outputs: list[str] | None = None) -> Pending:
@@ -247,7 +248,7 @@ class Client:
             self._tensors(inputs),
             callback=lambda result, error: answers.put(error or result),
             outputs=self._requested(outputs),
-            client_timeout=30,
+            client_timeout=300,
         )
         return Pending(answers, call.cancel)
 
@@ -265,13 +266,12 @@ class Client:
     def wait_until_queued(self, model: str, requests: int) -> None:
         """Returns once so many requests wait in the model's queue, as the server counts them."""
         pattern = re.compile(rf'nv_inference_pending_request_count{{model="{model}".*}} (\S+)')
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
+
+        def are_queued() -> bool:
             with urllib.request.urlopen(self._metrics_url) as answer:  # noqa: S310 - this server's own URL
-                if float(pattern.search(answer.read().decode())[1]) == requests:
-                    return
-            time.sleep(0.01)
-        raise AssertionError(f"{model}: never {requests} requests in the queue")
+                return float(pattern.search(answer.read().decode())[1]) == requests
+
+        until(are_queued)
 
     @staticmethod
     def _tensors(inputs: dict[str, np.ndarray]) -> list[triton.InferInput]:

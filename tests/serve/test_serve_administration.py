@@ -88,7 +88,7 @@ def ask(server: TritonServer, path: str, body: object = None, headers: dict[str,
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{server.http_url}{path}", data, headers or {})  # noqa: S310 - this server's own
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=300) as answer:  # noqa: S310
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()

@@ -71,7 +71,7 @@ def send_shape_that_overflows(server: TritonServer) -> None:
     request = service_pb2.ModelInferRequest(model_name="echo", raw_input_contents=[bytes(4)])
     request.inputs.add(name="x", datatype="FP32", shape=[2**62 + 1])
     with grpc.insecure_channel(server.grpc_url) as channel, pytest.raises(grpc.RpcError):
-        service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=60)
+        service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=300)
 
 
 def send_json_of_a_huge_shape(server: TritonServer) -> None:
@@ -91,7 +91,7 @@ def send_many_chunks(server: TritonServer) -> None:
 
 
 def http_connection(server: TritonServer) -> http.client.HTTPConnection:
-    return http.client.HTTPConnection(server.http_url.removeprefix("http://"), timeout=60)
+    return http.client.HTTPConnection(server.http_url.removeprefix("http://"), timeout=300)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_command_says_what_died_and_frees_its_ports_when_terminated(repository: 
             if "ready again" in line:
                 assert echo(address) == [7]
                 process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0
     output = "".join(lines)
     assert "the server ended with status 137: the server is started again in 1 s" in output
     assert output.rstrip().endswith("stopping")

@@ -18,10 +18,9 @@ import pytest
 import tritonclient.grpc as triton
 
 import ebbtide.serve.server as server_module
+from deadlines import GUARD_S
 from ebbtide.serve import PortInUseError, ServerConfig, ServerStartError, ServerStateError, TritonServer
 from servers import mark_complete
-
-GUARD_S = 60
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import re
 import socket
-import time
 import urllib.request
 from contextlib import contextmanager
 
@@ -11,11 +10,10 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from deadlines import until
 from ebbtide.interest import triton_texts
 from ebbtide.serve import ModelLoadError, ServerConfig, ServerStartError, TritonServer
 from servers import serving
-
-GUARD_S = 120
 
 # Answers once the file `open` lies in its folder; `started` says that it began.
 GATED_MODEL = """
@@ -126,13 +124,6 @@ def message_of(call):
     return caught.value.code().name, caught.value.details()
 
 
-def wait_for(condition):
-    end = time.monotonic() + GUARD_S
-    while not condition():
-        assert time.monotonic() < end, "the condition was not met"
-        time.sleep(0.01)
-
-
 def pending(server, model):
     """Requests that wait in the model's queue, as the server counts them."""
     with urllib.request.urlopen(server.metrics_url) as answer:  # noqa: S310 - this server's own URL
@@ -158,15 +149,15 @@ def test_message_and_index_have_the_texts_when_a_model_was_unloaded(stub):
         index = stub.RepositoryIndex(service_pb2.RepositoryIndexRequest()).models
         return next(model.reason for model in index if model.name == "unloaded")
 
-    wait_for(lambda: reason() == triton_texts.UNLOADED)
+    until(lambda: reason() == triton_texts.UNLOADED)
 
 
 def test_message_has_the_text_when_the_queue_is_full(server, stub, repository):
     calls = [stub.ModelInfer.future(request("queue_of_one"))]
     try:
-        wait_for((repository / "queue_of_one" / "started").exists)
+        until((repository / "queue_of_one" / "started").exists)
         calls.append(stub.ModelInfer.future(request("queue_of_one")))
-        wait_for(lambda: pending(server, "queue_of_one") == 1)
+        until(lambda: pending(server, "queue_of_one") == 1)
         code, message = message_of(lambda: stub.ModelInfer(request("queue_of_one")))
     finally:
         (repository / "queue_of_one" / "open").touch()
@@ -177,9 +168,9 @@ def test_message_has_the_text_when_the_queue_is_full(server, stub, repository):
 def test_message_has_the_text_when_a_request_waited_for_too_long(server, stub, repository):
     running = stub.ModelInfer.future(request("queue_with_timeouts"))
     try:
-        wait_for((repository / "queue_with_timeouts" / "started").exists)
+        until((repository / "queue_with_timeouts" / "started").exists)
         waiting = stub.ModelInfer.future(request("queue_with_timeouts", timeout_us=1))
-        wait_for(lambda: waiting.done() or pending(server, "queue_with_timeouts") == 1)
+        until(lambda: waiting.done() or pending(server, "queue_with_timeouts") == 1)
     finally:
         (repository / "queue_with_timeouts" / "open").touch()
     code, message = message_of(waiting.result)

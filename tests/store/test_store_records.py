@@ -171,27 +171,30 @@ def test_records_go_away_after_the_time_to_live(address):
     # A second in days, so that the test waits for a second.
     with open_store(address, replace(PATIENT, ttl_days=1 / 86_400)) as store:
         store.update([ALICE, BOB, SHARED], put(b"a", b"b", b"of all users"))
-        ends = time.monotonic() + 1.2
-        while time.monotonic() < ends:
+
+        def is_only_bob_left():
+            # A busy machine may take more than a second between the two.
             store.update([BOB], put(b"still here"))
+            return list(store.users(FINGERPRINT)) == [BOB]
+
+        while not is_only_bob_left():
             time.sleep(0.05)
-        assert store.read([ALICE, BOB], FINGERPRINT) == [None, b"still here"]
+        assert store.read([ALICE], FINGERPRINT) == [None]
         assert store.read_all([ALICE]) == [{}]
-        assert list(store.users(FINGERPRINT)) == [BOB]
         # Shared records do not expire, and are no users.
         assert store.read([SHARED], FINGERPRINT) == [b"of all users"]
         seen = []
-        store.update([ALICE], lambda snapshot: seen.extend(snapshot.records) or [{FINGERPRINT: b"anew"}])
-        assert seen == [{}]
-        assert store.read([ALICE], FINGERPRINT) == [b"anew"]
+        while store.read([ALICE], FINGERPRINT) != [b"anew"]:
+            store.update([ALICE], lambda snapshot: seen.extend(snapshot.records) or [{FINGERPRINT: b"anew"}])
+        assert not any(seen)
 
 
 def test_records_stay_when_no_time_to_live_is_set_any_more(address):
-    with open_store(address, replace(PATIENT, ttl_days=2 / 86_400)) as store:
+    with open_store(address, replace(PATIENT, ttl_days=1 / 86_400)) as store:
         store.update([ALICE], put(b"a"))
     with open_store(address, PATIENT) as store:
         store.update([ALICE], put(b"b"))
-        time.sleep(2.2)
+        time.sleep(1.2)
         assert store.read([ALICE], FINGERPRINT) == [b"b"]
 
 

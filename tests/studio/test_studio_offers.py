@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
+from deadlines import PATIENT
 from ebbtide.data.catalog import Catalog
 from ebbtide.data.dataset import Dataset
 from ebbtide.data.events import build_log
@@ -34,7 +35,7 @@ def offers(triton, data):
             return error.code, json.load(error)
 
     async def run():
-        async with Gateway(GatewayConfig(triton=triton, http_port=0), pages=pages(data)) as gateway:
+        async with Gateway(GatewayConfig(triton=triton, http_port=0, client=PATIENT), pages=pages(data)) as gateway:
             return await asyncio.to_thread(get, gateway.http_url)
 
     return asyncio.run(run())

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from google.protobuf import json_format
 
+from deadlines import PATIENT
 from ebbtide.cli.studio import running_studio
 from ebbtide.client import InterestClient, rule
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.v1 import ExplainRequest, RecommendRequest, SlateCauseKind
-from redis_servers import free_port
+from ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 ARTIFACTS = REPOSITORY / "artifacts"
@@ -99,7 +100,7 @@ def test_page_shows_what_the_client_says_and_recovers_when_the_server_is_back(tm
         server.start()
         stack.callback(server.stop)
         url = stack.enter_context(running_studio(f"127.0.0.1:{grpc_port}", ARTIFACTS / "bundle", "127.0.0.1", 0))
-        client = stack.enter_context(InterestClient(server.grpc_url))
+        client = stack.enter_context(InterestClient(server.grpc_url, config=PATIENT))
         driver = Driver(url, pictures)
         stack.callback(driver.end)
 
@@ -154,7 +155,7 @@ def test_page_shows_what_the_client_says_and_recovers_when_the_server_is_back(tm
         client.wait_until_ready(timeout_s=60)
         compared(client, back)
         assert back["faults"] == []
-        assert driver.process.wait(60) == 0
+        assert driver.process.wait(300) == 0
 
     figures = {
         "first_paint_ms": loaded["first_paint_ms"],

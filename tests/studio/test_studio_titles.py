@@ -85,7 +85,7 @@ def test_examples_are_users_with_a_usual_number_of_events():
 def test_gateway_serves_the_page_and_its_questions(data):
     def get(url):
         try:
-            with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - the gateway's own URL
+            with urllib.request.urlopen(url, timeout=300) as answer:  # noqa: S310 - the gateway's own URL
                 return answer.status, answer.headers, answer.read()
         except urllib.error.HTTPError as error:
             return error.code, error.headers, error.read()

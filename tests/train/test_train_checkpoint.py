@@ -139,7 +139,7 @@ def test_bundle_is_the_same_to_the_byte_when_training_was_killed_and_resumed(dat
         [sys.executable, "-c", KILLED, *arguments, str(tmp_path / "kept"), str(counter.parts + 5)],
         env=environment,
         capture_output=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()

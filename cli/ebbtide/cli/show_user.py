@@ -11,8 +11,9 @@ from rich.table import Table
 from ebbtide.cli.console import console, escape
 from ebbtide.cli.interest_display import counted_events
 from ebbtide.cli.recommend import Query, show_by_state, show_recommendations
+from ebbtide.cli.states import COMMAND_TIMEOUT_S
 from ebbtide.cli.titles import TitleSource
-from ebbtide.client import InterestClient, InvalidArgumentError, RecommendResponse, event
+from ebbtide.client import ClientConfig, InterestClient, InvalidArgumentError, RecommendResponse, event
 
 _MINUTE = timedelta(minutes=1)
 
@@ -26,7 +27,7 @@ def show_user(url: str, bundle: Path, user: str, *, changes: bool) -> None:
         user: Id of the user.
         changes: Whether to observe that the user takes the first item, and to ask again.
     """
-    with InterestClient(url) as client:
+    with InterestClient(url, config=ClientConfig(timeout_s=COMMAND_TIMEOUT_S)) as client:
         newest = _newest_event(client, user)
         if newest is None:
             show_recommendations(client, bundle, user)

@@ -29,6 +29,8 @@ User = Annotated[str, typer.Argument(help="Id of the user. Only a hash of it is 
 
 LOCAL = "localhost:8001"
 """The default of `Server`."""
+COMMAND_TIMEOUT_S = 30.0
+"""Deadline of a command's calls: whoever typed it waits longer than a page would."""
 
 
 class UnknownItems(str, Enum):
@@ -179,7 +181,7 @@ def open_client(
     from ebbtide.client import ClientConfig, InterestClient
 
     secured, token = read_access(tls, ca, certificate, key, server_name, token_file)
-    return InterestClient(server, config=ClientConfig(tls=secured, token=token))
+    return InterestClient(server, config=ClientConfig(timeout_s=COMMAND_TIMEOUT_S, tls=secured, token=token))
 
 
 def timestamp(option: str, text: str) -> datetime:

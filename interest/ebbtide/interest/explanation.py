@@ -22,10 +22,11 @@ from ebbtide.interest.item_ids import ItemIds
 from ebbtide.interest.lookup import UNKNOWN
 from ebbtide.interest.new_items import GrownTable
 from ebbtide.interest.parameters import NORM_FLOOR_SQUARED
-from ebbtide.interest.pipeline import InterestPipeline, Records, Weighed
+from ebbtide.interest.pipeline import InterestPipeline, Records
 from ebbtide.interest.repeat import repeat_parts
 from ebbtide.interest.state_events import StateEvents
 from ebbtide.interest.stock import are_in_stock
+from ebbtide.interest.weighed import Weighed
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]

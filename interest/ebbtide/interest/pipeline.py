@@ -13,27 +13,28 @@ from ebbtide.interest import contract, served_models
 from ebbtide.interest.adjustments import Pairs, pack_pairs
 from ebbtide.interest.attributes import AttributeIndex
 from ebbtide.interest.batch import rows_of, serve_requests
-from ebbtide.interest.blend import Blend, blend_interest
+from ebbtide.interest.blend import blend_interest
 from ebbtide.interest.checks import Request, RequestTensors, refuse_entries
 from ebbtide.interest.columns import Columns, join_requests
-from ebbtide.interest.contract import StateStatus
-from ebbtide.interest.decay import event_decays, half_sums, weighted_vectors
+from ebbtide.interest.decay import half_sums, weighted_vectors
 from ebbtide.interest.errors import RequestError
-from ebbtide.interest.events import MS_PER_DAY, EventBatch, order_by_age
+from ebbtide.interest.events import order_by_age
 from ebbtide.interest.joined import join_states
 from ebbtide.interest.live_prior import LivePrior
 from ebbtide.interest.log_recorder import LogRecorder
-from ebbtide.interest.lookup import UNKNOWN, ItemIndex, KeyIndex
+from ebbtide.interest.lookup import UNKNOWN, KeyIndex
 from ebbtide.interest.meters import Meters, count_answers, count_filtered
-from ebbtide.interest.new_items import GrownIndex, GrownTable, NewItems, Table
+from ebbtide.interest.new_items import GrownIndex, GrownTable, NewItems
 from ebbtide.interest.parameters import InterestParameters
 from ebbtide.interest.popularity import PriorOfOthers
-from ebbtide.interest.recorder import Recorder, UserStates
-from ebbtide.interest.repeat import FoldedCounts, RepeatParameters, not_zero, repeat_score
+from ebbtide.interest.recorder import Recorder
+from ebbtide.interest.repeat import RepeatParameters, not_zero, repeat_score
 from ebbtide.interest.rules import Rule, RuleBook, Ruled, RuleTables
+from ebbtide.interest.seen_weights import seen_weights
 from ebbtide.interest.sources import EventSources, find_sources
-from ebbtide.interest.state import FoldedSums, read, scaled_days
+from ebbtide.interest.state import read
 from ebbtide.interest.stock import OutOfStock
+from ebbtide.interest.weighed import FromRecords, KnownItems, Weighed
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -42,8 +43,6 @@ T = TypeVar("T")
 
 Records = Sequence[bytes | None]
 """The record of each user of one request; None for a user without one."""
-
-_STATUS_IF_KNOWN = np.array([int(StateStatus.UNKNOWN_USER), int(StateStatus.USED)], dtype=np.int32)
 
 _ADJUSTMENTS = {contract.ADJUST_ITEM.name, contract.ADJUST_SCORE.name}
 _NEW_ITEMS = {contract.NEW_ITEM_ID.name, contract.NEW_ITEM_SCORE.name, contract.APPLIED_RULES.name}
@@ -75,121 +74,6 @@ class AdaptiveWeights:
     """``[best new items]``."""
     applied_rules: npt.NDArray[np.object_]
     """``[1]``: JSON; empty without rules of the house."""
-
-
-@dataclass(frozen=True)
-class KnownItems:
-    """The items of the export, and those that were added since, at one moment."""
-
-    index: ItemIndex
-    vectors: Table
-    """``[items, d]``: event vectors."""
-    repeat: RepeatParameters | None
-    new: NewItems | None = None
-    """None without new items."""
-    out_of_stock: OutOfStock | None = None
-    """None where everything is in stock."""
-    rules: RuleBook | None = None
-    """None without rules of the house, or if nobody follows them."""
-
-
-@dataclass(frozen=True)
-class FromRecords:
-    """What the records of B users gave."""
-
-    states: UserStates
-    tail: Ints
-    """``[events that count]``: index among the raw events of the records, in the order of `Weighed.sources`; -1 for an
-    event of a request."""
-    base: FoldedSums
-    """Of the folded events."""
-    clock_ms: Ints
-    """``[users]``: from which ages are measured: `now`, or the newest folded event where that is later."""
-
-
-@dataclass(frozen=True)
-class Weighed:
-    """The interest of B users, and everything it was computed from."""
-
-    columns: Columns
-    sources: EventSources
-    batch: EventBatch
-    """The events that count, ordered; those of records that are folded are not among them."""
-    vectors: Floats
-    """``[events that count, d]``, in the batch's order."""
-    blend: Blend
-    items: KnownItems
-    """Those that the items of the events were looked up in."""
-    from_records: FromRecords | None = None
-    """None without records."""
-
-    @property
-    def alpha_used(self) -> Floats:
-        """``[users, 1]``."""
-        alpha = self.blend.alpha
-        return alpha if alpha.shape[1] == 1 else np.asarray(alpha.mean(axis=1, keepdims=True))
-
-    @property
-    def event_counts(self) -> npt.NDArray[np.int32]:
-        """``[users, 3]``."""
-        users = self.columns.users
-        counts = np.empty((users, 3), dtype=np.int32)
-        folded = 0 if self.from_records is None else self.from_records.base.counts
-        np.add(self.batch.half_counts.reshape(users, 2), folded, out=counts[:, :2], casting="same_kind")
-        counts[:, 2] = self.sources.left_out
-        return counts
-
-    @property
-    def partly_scaled(self) -> Bools:
-        """Users whose `decay_scale` cannot reach the decay inside their folded sums, ``[users]``."""
-        if self.from_records is None or self.columns.decay_scale is None:
-            return np.zeros(self.columns.users, dtype=np.bool_)
-        scaled: Bools = self.from_records.base.counts.any(axis=1) & (self.columns.decay_scale != 1)
-        return scaled
-
-    @property
-    def state_status(self) -> npt.NDArray[np.int32]:
-        """`StateStatus` of users who came with a record or may have one, ``[users, 1]``."""
-        known = np.zeros(self.columns.users, dtype=np.bool_)
-        if self.from_records is not None:
-            known = self.from_records.states.known
-        status = _STATUS_IF_KNOWN.take(known)
-        if self.columns.decay_scale is not None:
-            status[self.partly_scaled] = int(StateStatus.PARTLY_SCALED)
-        return status[:, None]
-
-    def seen_items(self, *, by_importance: bool = True) -> list[tuple[Ints, Ints]]:
-        """User and catalog index of seen items, -1 for a text; first of events that count singly, then of folded ones.
-
-        Args:
-            by_importance: Whether those of records stand in order of importance: the newest first, then as the record
-                has them. If not, a user's stand in any order.
-        """
-        user, item, counts = self.sources.user, self.sources.item, self.sources.counts
-        if self.from_records is None:
-            return [(user, item)]
-        if by_importance:
-            stop = np.cumsum(counts)
-            item = item[(2 * stop - counts - 1)[user] - np.arange(user.size)]
-        folded = self.from_records.states.items
-        return [(user, item), (folded.user, folded.item)]
-
-    def folded_counts(self, repeat: RepeatParameters) -> FoldedCounts | None:
-        """The counts of folded events for the repeat score; None without records."""
-        if self.from_records is None:
-            return None
-        items, base = self.from_records.states.items, self.from_records.base
-        days = scaled_days(base.age_ms, self.columns.decay_scale)
-        decay = np.exp(-np.outer(days, repeat.decay_rate_per_day))
-        newest_ms = self.from_records.clock_ms[items.user] - items.newest_ms
-        return FoldedCounts(
-            items.user,
-            items.item,
-            items.counts * decay[items.user],
-            (newest_ms / MS_PER_DAY).astype(np.float32),
-            base.counts.sum(axis=1),
-            base.idle_hours(self.batch),
-        )
 
 
 class InterestPipeline:
@@ -609,35 +493,6 @@ class InterestPipeline:
             refuse_entries(columns.request, user, empty, contract.ALLOW_ATTRIBUTE, keys, lambda _user: expected)
         ranges_of = (user[position], numbers.column, least, most)
         return self.attributes.filters(columns.users, user[numbers.is_value], value[numbers.is_value], ranges_of)
-
-
-def seen_weights(weighed: Weighed, parameters: InterestParameters) -> tuple[Ints, Floats]:
-    """The items of all users' events and what is left of the weights of these, ``[users, seen events]`` each.
-
-    A folded item, whose own weight is in the sums only, counts as the least of the user's other events, or as 1.
-
-    Returns:
-        Padded with -1 and 0; weights are not negative.
-    """
-    batch, users = weighed.batch, weighed.columns.users
-    decays = event_decays(batch, parameters.decay_rate_per_day, parameters.rank_decay_rate, weighed.columns.decay_scale)
-    user, item = batch.request, weighed.sources.item.take(batch.source)
-    weight = np.maximum(decays.mean(axis=1) * batch.weight, 0)
-    if weighed.from_records is not None:
-        folded = weighed.from_records.states.items
-        least = np.full(users, np.inf, dtype=np.float32)
-        np.minimum.at(least, user, weight)
-        least[~np.isfinite(least)] = 1
-        user, item = np.concatenate([user, folded.user]), np.concatenate([item, folded.item])
-        weight = np.concatenate([weight, least[folded.user]])
-        order = user.argsort(kind="stable")
-        user, item, weight = user[order], item[order], weight[order]
-    counts = np.bincount(user, minlength=users)
-    column = np.arange(user.size) - (np.cumsum(counts) - counts)[user]
-    items = np.full((users, int(counts.max(initial=0))), UNKNOWN, dtype=np.int64)
-    weights = np.zeros(items.shape, dtype=np.float32)
-    items[user, column], weights[user, column] = item, weight
-    return items, weights
 
 
 def _for_candidates(columns: Columns, requests: Sequence[RequestTensors]) -> Bools:

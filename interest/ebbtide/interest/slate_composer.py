@@ -17,7 +17,7 @@ from ebbtide.interest.errors import RequestError
 from ebbtide.interest.item_ids import ItemIds
 from ebbtide.interest.lookup import UNKNOWN
 from ebbtide.interest.new_items import GrownTable, NewItems
-from ebbtide.interest.pipeline import InterestPipeline, KnownItems
+from ebbtide.interest.pipeline import InterestPipeline
 from ebbtide.interest.rules import MOVED, PINNED
 from ebbtide.interest.slate import Slate, Wishes, compose
 from ebbtide.interest.slate_diversity import unit_rows
@@ -32,6 +32,7 @@ from ebbtide.interest.slate_options import (
     SlateOptions,
 )
 from ebbtide.interest.slate_values import ItemValues, wishes_of
+from ebbtide.interest.weighed import KnownItems
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

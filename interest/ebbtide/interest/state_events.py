@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ebbtide.interest.item_ids import ItemIds
 from ebbtide.interest.lookup import UNKNOWN
 from ebbtide.interest.new_items import NewItems
-from ebbtide.interest.pipeline import Weighed
+from ebbtide.interest.weighed import Weighed
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

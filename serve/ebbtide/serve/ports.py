@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import socket
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from ebbtide.serve.errors import PortInUseError
+
+_FIRST = 12_000
+"""Above the ports that well-known programs are configured with."""
+_GIVEN_BY_LINUX = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_TRIES = 20
 
 
 @dataclass(frozen=True)
@@ -55,16 +63,32 @@ def _bind(held: contextlib.ExitStack, host: str, name: str, port: int | None) ->
             "127.0.0.1, or 0.0.0.0 for all"
         ) from error
     family, kind, protocol, _, address = found[0]
-    bound = held.enter_context(socket.socket(family, kind, protocol))
-    # A port whose last connections linger in TIME_WAIT is free for a server.
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for candidate in _candidates() if port is None else ():
+        with contextlib.suppress(OSError):
+            return _listen(held, socket.socket(family, kind, protocol), (address[0], candidate, *address[2:]))
     try:
-        bound.bind(address)
-        # With SO_REUSEADDR two sockets can bind one port as long as neither listens.
-        bound.listen(1)
+        return _listen(held, socket.socket(family, kind, protocol), address)
     except OSError as error:
         raise PortInUseError(
             f"{name}_port {port} on {host} can't be bound: {error.strerror or error}; choose another port, or leave it "
             "out for a free one"
         ) from error
+
+
+def _candidates() -> list[int]:
+    """Some ports that Linux gives no connection by itself: free ones stay free while a server starts again."""
+    try:
+        first_given = int(_GIVEN_BY_LINUX.read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError):
+        return []
+    return [_FIRST + secrets.randbelow(first_given - _FIRST) for _ in range(_TRIES)] if first_given > _FIRST else []
+
+
+def _listen(held: contextlib.ExitStack, bound: socket.socket, address: tuple[Any, ...]) -> int:
+    held.enter_context(bound)
+    # A port whose last connections linger in TIME_WAIT is free for a server.
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind(address)
+    # With SO_REUSEADDR two sockets can bind one port as long as neither listens.
+    bound.listen(1)
     return int(bound.getsockname()[1])

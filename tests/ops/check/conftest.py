@@ -152,9 +152,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _marks(fixture: str, case: Case, cases: list[Case]) -> list[pytest.MarkDecorator]:
-    """A server judges one case of every third rule by default, and every case in the slow tests."""
+    """A server judges one case of every fifth rule by default, and every case in the slow tests."""
     judged = {one.one("rule"): one for one in reversed(cases)}
-    return [pytest.mark.slow] if fixture == "broken" and case not in list(judged.values())[::3] else []
+    return [pytest.mark.slow] if fixture == "broken" and case not in list(judged.values())[::5] else []
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class Verdict:
 class Judge:
     """One server with explicit model control, which loads the repositories of the corpus one after the other."""
 
-    def __init__(self, server: TritonServer, folder: Path, timeout_s: float = 30) -> None:
+    def __init__(self, server: TritonServer, folder: Path, timeout_s: float = 300) -> None:
         self.server = server
         self.folder = folder
         self.timeout_s = timeout_s

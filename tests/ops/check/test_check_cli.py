@@ -22,7 +22,7 @@ def ebbtide(*arguments, code="from ebbtide.cli.main import main; main()"):
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
         env=None,
     )

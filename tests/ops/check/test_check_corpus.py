@@ -1,6 +1,6 @@
 """The checker and a real server on the repositories of the corpus; what the server does is the expected result.
 
-The checker reads every repository. By default the server loads the first one of every third rule, and all that are
+The checker reads every repository. By default the server loads the first one of every fifth rule, and all that are
 sound; the slow tests give it every one.
 """
 

@@ -23,7 +23,7 @@ def run(command, folder):
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 

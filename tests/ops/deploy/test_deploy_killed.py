@@ -15,9 +15,6 @@ import pytest
 from commands import ebbtide, run
 from ebbtide.deploy import ModelControl, deploy, roll_back
 from ebbtide.export import versions
-from ebbtide.export.earlier import attributes_in_service
-from ebbtide.export.options import ExportOptions
-from ebbtide.export.repository import ExportReport, export_repository
 from ebbtide.interest import admin_key, contract
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
@@ -64,16 +61,9 @@ run()
 
 
 @pytest.fixture(scope="module")
-def folder(
-    make_bundle: Callable[..., InterestBundle], tiny_export: ExportReport, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def folder(two_versions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with versions 1, which answers at the start and the end of each test, and 2."""
-    out = tmp_path_factory.mktemp("killed") / "repository"
-    shutil.copytree(tiny_export.folder, out)
-    bundle = make_bundle(seed=1)
-    filters = attributes_in_service(out, bundle)
-    export_repository(bundle, out, ExportOptions(top_n=20), attributes=filters, version=2)
-    return out
+    return Path(shutil.copytree(two_versions, tmp_path_factory.mktemp("killed") / "repository"))
 
 
 def key_of(folder: Path) -> str:
@@ -134,9 +124,9 @@ KILLED_IN = {
     "moment",
     [
         "switch of the files",
-        "switch of the server",
         "check",
         pytest.param("load", marks=pytest.mark.slow),
+        pytest.param("switch of the server", marks=pytest.mark.slow),
         pytest.param("end", marks=pytest.mark.slow),
     ],
 )

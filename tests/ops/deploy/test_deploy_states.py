@@ -17,9 +17,6 @@ from ebbtide.backfill import LogFiles, backfill
 from ebbtide.client import InterestClient, StateStatus, event
 from ebbtide.deploy import StatesMissingError, deploy, roll_back
 from ebbtide.export import versions
-from ebbtide.export.earlier import attributes_in_service
-from ebbtide.export.options import ExportOptions
-from ebbtide.export.repository import export_repository
 from ebbtide.interest import exported
 from ebbtide.interest.keys import user_keys
 from ebbtide.interest.record import NewEvents, store_keys
@@ -28,27 +25,14 @@ from ebbtide.store import StoreConfig, open_store
 from redis_servers import HOW_TO_GET, RedisServer, redis_program
 from states import States, random_events
 
-ENVIRONMENT = {"EBBTIDE_STATE_TIMEOUT_MS": "20000"}
-"""A busy machine is no error."""
 USERS = 30
 SERVICES = 3
 FEW = 5
 
 
-@pytest.fixture(scope="module")
-def source(make_bundle, tiny_export, tmp_path_factory):
-    """An export with a second version, of another training, beside the first."""
-    out = tmp_path_factory.mktemp("deploy") / "repository"
-    shutil.copytree(tiny_export.folder, out)
-    bundle = make_bundle(seed=1)
-    filters = attributes_in_service(out, bundle)
-    export_repository(bundle, out, ExportOptions(top_n=20), attributes=filters, version=2)
-    return out
-
-
 @pytest.fixture
-def folder(source, tmp_path):
-    return shutil.copytree(source, tmp_path / "repository")
+def folder(two_versions, tmp_path):
+    return shutil.copytree(two_versions, tmp_path / "repository")
 
 
 @pytest.fixture
@@ -89,6 +73,8 @@ class Service:
                 except Exception as error:
                     self.faults.append(repr(error))
                     return
+                # So that the events last until the end, however fast the server is.
+                self.stop.wait(0.02)
 
     def _act(self, client, row):
         done = client.observe(row["user"], [event(item_id=row["item"], time_ms=row["time"], event_id=row["id"])])
@@ -159,9 +145,7 @@ def test_users_are_known_and_no_event_is_lost_when_a_version_is_switched_under_l
     log = LogFiles([tmp_path / "log.parquet"], event_id="id")
     config = StoreConfig(timeout_ms=60_000)
     backfill(folder, log, address, config, version=1)
-    server = TritonServer(
-        ServerConfig(folder, model_control="explicit", load_models=("*",), state=address, environment=ENVIRONMENT)
-    )
+    server = TritonServer(ServerConfig(folder, model_control="explicit", load_models=("*",), state=address))
     with server, open_store(address, config) as store, Load(server.grpc_url, future.sort("time")) as load:
         load.wait_for(1, answers)
         with pytest.raises(StatesMissingError, match=r"states of 0 of \d+ users .*`ebbtide backfill .*--version 2"):
@@ -214,7 +198,7 @@ def test_states_of_a_version_are_listed_and_retired(folder, address, tiny_bundle
     done = run("retire", "0" * 16, *given)
     assert (done.returncode, f"got no states {'0' * 16}; expected one of" in done.stderr) == (1, True)
     assert f"records of states {new}" in ebbtide("retire", new, *given)
-    with open_store(address) as store:
+    with open_store(address, StoreConfig(timeout_ms=60_000)) as store:
         assert store.registered() == {old.encode()}
         assert list(store.users(new.encode())) == []
         assert len(list(store.users(old.encode()))) > 20

@@ -28,11 +28,8 @@ from ebbtide.deploy import (
 )
 from ebbtide.deploy.switch import require_parity
 from ebbtide.export import versions
-from ebbtide.export.earlier import attributes_in_service
 from ebbtide.export.errors import VersionError
 from ebbtide.export.inprocess import InProcessPipeline
-from ebbtide.export.options import ExportOptions
-from ebbtide.export.repository import ExportReport, export_repository
 from ebbtide.interest import contract, served_models
 from ebbtide.interest.modelfile import write_fingerprint
 from ebbtide.serve import ServerConfig, TritonServer, hangs
@@ -44,39 +41,34 @@ from steady_load import NOW, SteadyLoad, requests_of
 MakeBundle = Callable[..., InterestBundle]
 
 
-@pytest.fixture(scope="module")
-def source(make_bundle: MakeBundle, tiny_export: ExportReport, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported repository with a second version, of another training, beside the first."""
-    out = tmp_path_factory.mktemp("deploy") / "repository"
-    shutil.copytree(tiny_export.folder, out)
-    bundle = make_bundle(seed=1)
-    filters = attributes_in_service(out, bundle)
-    export_repository(bundle, out, ExportOptions(top_n=20), attributes=filters, version=2)
-    return out
-
-
 @pytest.fixture
-def folder(source: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(source, tmp_path / "repository"))
+def folder(two_versions: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(two_versions, tmp_path / "repository"))
 
 
 @pytest.fixture
 def running(folder: Path) -> Iterator[TritonServer]:
-    log = folder.parent / "log"
-    with serving(ServerConfig(folder, model_control="explicit", load_models=("*",), log_file=log)) as server:
+    with serving(ServerConfig(folder, model_control="explicit", load_models=("*",))) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def kept_folder(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of which version 1 answers, after each test that shares it too."""
-    return Path(shutil.copytree(source, tmp_path_factory.mktemp("kept") / "repository"))
+def kept_folder(two_versions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of which version 1 alone answers, after each test that shares it too."""
+    return Path(shutil.copytree(two_versions, tmp_path_factory.mktemp("kept") / "repository"))
 
 
 @pytest.fixture(scope="module")
 def kept_server(kept_folder: Path) -> Iterator[TritonServer]:
-    with serving(ServerConfig(kept_folder, model_control="explicit", load_models=("*",))) as server:
+    log = kept_folder.parent / "log"
+    with serving(ServerConfig(kept_folder, model_control="explicit", load_models=("*",), log_file=log)) as server:
         yield server
+
+
+def put_back(folder: Path, server: TritonServer) -> None:
+    """Lets version 1 alone answer."""
+    deploy(folder, [server.grpc_url], 1, keep_previous=False)
+    assert versions.loaded_versions(folder) == (1,)
 
 
 def steps_of(rounds: int) -> list[str]:
@@ -86,10 +78,13 @@ def steps_of(rounds: int) -> list[str]:
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_no_request_fails_when_versions_are_deployed_and_rolled_back_under_load(
-    folder: Path, running: TritonServer, tiny_bundle: InterestBundle, rounds: int
+    kept_folder: Path, kept_server: TritonServer, tiny_bundle: InterestBundle, rounds: int
 ) -> None:
-    requests = requests_of(tiny_bundle)
-    with SteadyLoad(running.grpc_url, folder, requests) as load:
+    folder, running, requests = kept_folder, kept_server, requests_of(tiny_bundle)
+    log = folder.parent / "log"
+    earlier = len(log.read_text(encoding="utf-8"))
+    pause = {} if rounds == 1 else {"pause_s": 0}
+    with SteadyLoad(running.grpc_url, folder, requests, **pause) as load:
         load.wait_for(1)
         for step in steps_of(rounds):
             current = versions.served_version(folder)
@@ -121,8 +116,23 @@ def test_no_request_fails_when_versions_are_deployed_and_rolled_back_under_load(
     assert min(load.answered["1"], load.answered["2"]) > 20 * rounds
     # Each ensemble that is loaded anew may end Triton on a busy machine.
     models = {model.name: model for model in versions.ensembles(folder)}
-    loaded = re.findall(r'"loading: (\w+?)(?:_candidate)?:\d+"', (folder.parent / "log").read_text(encoding="utf-8"))
+    loaded = re.findall(r'"loading: (\w+?)(?:_candidate)?:\d+"', log.read_text(encoding="utf-8")[earlier:])
     assert len([name for name in loaded if name in models]) < 150 * (len(steps_of(rounds)) + 1)
+    require_unloads_when_asked_later(folder, running)
+    put_back(folder, running)
+
+
+def require_unloads_when_asked_later(folder: Path, server: TritonServer) -> None:
+    """Version 1, which a deployment has kept beside 2, is unloaded when the next one says so."""
+    dropped = deploy(folder, [server.grpc_url], keep_previous=False)
+    assert (dropped.version, dropped.previous, dropped.comparison) == (2, 1, None)
+    assert versions.loaded_versions(folder) == (2,)
+    with InterestClient(server.grpc_url, config=PATIENT) as client:
+        assert client.recommend(now=NOW).model_version == "2"
+    with pytest.raises(DeployError, match="roll-back: got no version loaded beside 2"):
+        roll_back(folder, [server.grpc_url])
+    with pytest.raises(DeployError, match="version 2: got the one that answers already"):
+        deploy(folder, [server.grpc_url], keep_previous=False)
 
 
 @pytest.mark.slow
@@ -139,21 +149,6 @@ def test_keeper_leaves_the_server_alone_while_versions_are_deployed_and_rolled_b
 
     look_for_hangs(running, switch)
     assert versions.served_version(folder) == 2
-
-
-def test_previous_version_is_unloaded_when_that_is_asked_for_after_the_switch(
-    folder: Path, running: TritonServer, tiny_bundle: InterestBundle
-) -> None:
-    deploy(folder, [running.grpc_url], 2, requests=requests_of(tiny_bundle, 4))
-    dropped = deploy(folder, [running.grpc_url], keep_previous=False)
-    assert (dropped.version, dropped.previous, dropped.comparison) == (2, 1, None)
-    assert versions.loaded_versions(folder) == (2,)
-    with InterestClient(running.grpc_url, config=PATIENT) as client:
-        assert client.recommend(now=NOW).model_version == "2"
-    with pytest.raises(DeployError, match="roll-back: got no version loaded beside 2"):
-        roll_back(folder, [running.grpc_url])
-    with pytest.raises(DeployError, match="version 2: got the one that answers already"):
-        deploy(folder, [running.grpc_url], keep_previous=False)
 
 
 @pytest.mark.slow
@@ -176,8 +171,8 @@ def spoilt(path: Path) -> Iterator[None]:
     "name",
     [
         f"{served_models.ADAPTIVE_WEIGHTS.name}/2/catalog.safetensors",
-        f"{served_models.SCORING_HEAD.name}/2/model.onnx",
-        f"{served_models.TOKENIZER.name}/2/tokenizer.json",
+        pytest.param(f"{served_models.SCORING_HEAD.name}/2/model.onnx", marks=pytest.mark.slow),
+        pytest.param(f"{served_models.TOKENIZER.name}/2/tokenizer.json", marks=pytest.mark.slow),
     ],
 )
 def test_old_version_goes_on_answering_when_the_server_refuses_the_new_one(

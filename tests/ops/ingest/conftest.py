@@ -11,10 +11,7 @@ from ebbtide.interest import exported
 from ebbtide.serve import ServerConfig
 from ebbtide.store import StoreConfig, open_store
 from redis_servers import HOW_TO_GET, RedisServer, redis_program
-from servers import serving
-
-PATIENT = {"EBBTIDE_STATE_TIMEOUT_MS": "20000"}
-"""A busy machine is no error."""
+from servers import only, serving
 
 
 @pytest.fixture(scope="session")
@@ -31,13 +28,13 @@ def pipeline(repository):
 def store(tmp_path_factory):
     """The store of the server."""
     address = f"embedded:{tmp_path_factory.mktemp('states') / 'store'}"
-    with open_store(address, StoreConfig(timeout_ms=20_000)) as opened:
+    with open_store(address, StoreConfig(timeout_ms=60_000)) as opened:
         yield opened
 
 
 @pytest.fixture(scope="session")
 def server(repository, store):
-    with serving(ServerConfig(repository, state=store.name, environment=PATIENT)) as running:
+    with serving(ServerConfig(repository, state=store.name, **only("observe"))) as running:
         yield running
 
 

@@ -11,16 +11,20 @@ import polars as pl
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+import ebbtide.ingest.pump as pump_module
 from ebbtide.client import ClientConfig, InterestClient
 from ebbtide.ingest import FieldNames, IngestError, Message, Pump
 from ebbtide.ingest.kafka_topic import KafkaSource, read_settings
 from ebbtide.ingest.redis_stream import RedisAccess, RedisStreamSource
 from ebbtide.serve import ServerConfig, TritonServer
-from ebbtide.serve.ports import choose_ports
-from ebbtide.store import open_store
+from ebbtide.store import StoreConfig, open_store
+from ports import free_port
+from servers import only
 from states import States, random_events
 
 EVENTS = 4000
+HASTY = ClientConfig(timeout_s=20, max_reconnect_backoff_ms=100)
+"""Looks for the server again and again."""
 PASSWORD = "open sesame"  # noqa: S105 - of a server of these tests
 
 
@@ -196,7 +200,7 @@ def test_redis_that_is_away_is_waited_for_and_one_that_refuses_is_not(make_redis
 def brokers():
     """The address of librdkafka's own test cluster: three brokers of Kafka's protocol on ports of this machine."""
     producer = Producer({"test.mock.num.brokers": 3})
-    found = producer.list_topics(timeout=30).brokers.values()
+    found = producer.list_topics(timeout=300).brokers.values()
     yield ",".join(f"{broker.host}:{broker.port}" for broker in found)
     del producer
 
@@ -211,8 +215,8 @@ def produce(brokers, topic, frame):
 
 def committed(brokers, topic, group="ebbtide"):
     consumer = Consumer({"bootstrap.servers": brokers, "group.id": group})
-    partitions = list(consumer.list_topics(topic, timeout=30).topics[topic].partitions)
-    offsets = consumer.committed([TopicPartition(topic, number) for number in partitions], timeout=30)
+    partitions = list(consumer.list_topics(topic, timeout=300).topics[topic].partitions)
+    offsets = consumer.committed([TopicPartition(topic, number) for number in partitions], timeout=300)
     consumer.close()
     return sum(max(one.offset, 0) for one in offsets)
 
@@ -270,18 +274,20 @@ class Listed:
         pass
 
 
-def test_pump_waits_when_the_server_goes_away_and_goes_on_when_it_is_back(repository, pipeline, frame, tmp_path):
-
+def test_pump_waits_when_the_server_goes_away_and_goes_on_when_it_is_back(
+    repository, pipeline, frame, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pump_module, "_LONGEST_PAUSE_S", 0.2)
     state = f"embedded:{tmp_path / 'states'}"
-    port = choose_ports("127.0.0.1", None, None, None).grpc
-    config = ServerConfig(repository, grpc_port=port, state=state, environment={"EBBTIDE_STATE_TIMEOUT_MS": "20000"})
+    port = free_port()
+    config = ServerConfig(repository, grpc_port=port, state=state, **only("observe"))
     source = Listed([Message(line.encode(), f"line {n}") for n, line in enumerate(lines_of(frame).splitlines())])
     reasons = []
 
     def pump(on_wait=reasons.append, on_batch=lambda _totals: None):
         return Pump(source, client, FieldNames(), messages_per_batch=500, on_wait=on_wait, on_batch=on_batch)
 
-    with InterestClient(f"127.0.0.1:{port}", config=ClientConfig(timeout_s=2)) as client:
+    with InterestClient(f"127.0.0.1:{port}", config=HASTY) as client:
         without = pump(on_wait=lambda _reason: without.stop())
         assert without.run().messages == 0
         assert len(source.left) == EVENTS
@@ -298,5 +304,5 @@ def test_pump_waits_when_the_server_goes_away_and_goes_on_when_it_is_back(reposi
             thread.join()
     assert not source.left
     assert whole.totals.messages == EVENTS - 2000
-    with open_store(state) as store:
+    with open_store(state, StoreConfig(timeout_ms=60_000)) as store:
         assert_all_once(pipeline, store, frame)

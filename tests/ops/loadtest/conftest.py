@@ -1,9 +1,12 @@
 """Real sessions of the shipped log, and a real Triton with a two-step ensemble whose first step is slowed."""
 
+import re
+import urllib.request
 from pathlib import Path
 
 import pytest
 
+from deadlines import until
 from ebbtide.cli.session_log import read_session_log
 from ebbtide.loadtest import build_workload
 from ebbtide.serve import ServerConfig
@@ -11,6 +14,7 @@ from servers import mark_complete, serving
 
 MOVIELENS = Path(__file__).parents[3] / "examples" / "movielens-small"
 
+PENDING = re.compile(r"^nv_inference_pending_request_count\{.*\} (\S+)$", re.MULTILINE)
 SLOW_STEP_MS = 10
 SLOW_STEP = f"""
 import time
@@ -87,6 +91,20 @@ def slowed_repository(tmp_path_factory):
 def server(slowed_repository):
     with serving(ServerConfig(slowed_repository)) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def _no_backlog(request):
+    """The shared server has answered what a test has left waiting, cancelled or not, before the next one asks."""
+    yield
+    if "server" in request.fixturenames:
+        running = request.getfixturevalue("server")
+        until(lambda: not any(float(count) for count in PENDING.findall(page_of(running.metrics_url))))
+
+
+def page_of(url):
+    with urllib.request.urlopen(url) as page:  # noqa: S310 - the server's own URL
+        return page.read().decode()
 
 
 @pytest.fixture(scope="session")

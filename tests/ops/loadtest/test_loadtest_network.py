@@ -22,6 +22,7 @@ from ebbtide.loadtest import Generator, LoadTestError, http2
 from ebbtide.loadtest.access import Access, read_access, write_access
 from ebbtide.loadtest.replay import Workload
 from ebbtide.loadtest.workers import Workers
+from ports import free_port
 
 TOKEN = "s3cret-token"  # noqa: S105
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -59,7 +60,7 @@ class Handler(grpc.GenericRpcHandler):
             if len(self.asked) == self.enough:
                 os.kill(os.getpid(), signal.SIGINT)
         if first:
-            self.gathering.wait(60)
+            self.gathering.wait(300)
         self.release.wait(10)
         with self._lock:
             self.under_way -= 1
@@ -221,12 +222,16 @@ def test_calls_end_with_the_deadline_when_the_server_never_tells_its_limits():
 
 
 def test_next_calls_are_answered_when_the_server_was_restarted():
-    with serving() as (target, _, server), Generator(target, workload_of(b"one"), timeout_s=60) as generator:
+    address = f"127.0.0.1:{free_port()}"
+    with (
+        serving(address=address) as (target, _, server),
+        Generator(target, workload_of(b"one"), timeout_s=60) as generator,
+    ):
         assert codes(generator.open_model(np.zeros(8), 0.1)) == {OK: 8}
         server.stop(None).wait()
         gone = generator.open_model(np.zeros(8), 0.1)
         assert codes(gone) == {UNAVAILABLE: 8}
-        with serving(address=target):
+        with serving(address=address):
             # The time of the next attempt to connect is unknown, so calls go on until one is answered.
             phases = (codes(generator.open_model(np.zeros(4), 0.1)) for _ in range(10_000))
             assert next(phase for phase in phases if phase != {UNAVAILABLE: 4}).get(OK, 0) > 0
@@ -263,7 +268,7 @@ def test_worker_is_turned_away_when_it_does_not_know_the_key():
     with serving() as (target, _, _), ThreadPoolExecutor(1) as pool:
         generator = Workers(target, workload_of(b"one"), timeout_s=60, workers=1, remote=True, say=said.put)
         entered = pool.submit(generator.__enter__)
-        command = said.get(timeout=60).partition("with: ")[2]
+        command = said.get(timeout=300).partition("with: ")[2]
         host, port = command.split()[-2:]
         with pytest.raises(AuthenticationError):
             Client((host, int(port)), authkey=b"another")
@@ -272,7 +277,7 @@ def test_worker_is_turned_away_when_it_does_not_know_the_key():
         arguments = [sys.executable, *program.split()[1:]]
         with subprocess.Popen(arguments, env={**os.environ, name: key}) as worker:
             try:
-                assert codes(entered.result(60).open_model(np.zeros(3), 0.1)) == {OK: 3}
+                assert codes(entered.result(300).open_model(np.zeros(3), 0.1)) == {OK: 3}
             finally:
                 generator.__exit__()
-            assert worker.wait(60) == 0
+            assert worker.wait(300) == 0

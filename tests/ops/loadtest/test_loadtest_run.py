@@ -31,6 +31,8 @@ from ebbtide.serve import ServerConfig, TritonServer
 from servers import once_answered
 
 SLOW_STEP_MS = 10
+OVERLOAD_S = np.repeat(np.arange(0.0, 10.0, 0.05), 10)
+"""Twice as many requests as the server can answer."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def accounted(found):
 
 
 def test_every_request_is_accounted_for_when_all_goes_well(result):
-    assert result["sent"] == result["answered"] > 100
+    assert result["sent"] == result["answered"] > 80
     assert result["failed"] == result["cancelled"] == result["unaccounted"] == result["unsent"] == 0
     assert sum(run["sent"] for run in result["runs"]) == result["sent"]
     assert all(accounted(run) for run in result["runs"])
@@ -99,7 +101,7 @@ def test_server_process_is_watched_when_it_is_on_this_machine(result):
 
 
 def test_latency_counts_from_the_due_time_when_the_server_falls_behind(server, workload):
-    # Eight requests fit into one sleep, so a hundred at once wait for a dozen of them.
+    # The slow step takes one request after the other, so most of a hundred at once wait.
     with Generator(server.grpc_url, workload, timeout_s=60) as generator:
         phase = generator.open_model(np.zeros(100), 1.0)
     assert phase.counts.answered == 100
@@ -110,15 +112,15 @@ def test_latency_counts_from_the_due_time_when_the_server_falls_behind(server, w
 
 def test_requests_under_way_count_as_cancelled_when_interrupted(server, workload):
     with Generator(server.grpc_url, workload, timeout_s=60) as generator:
-        interrupt = once_answered(server.grpc_url, "recommend", 100, lambda: os.kill(os.getpid(), signal.SIGINT))
-        phase = generator.open_model(np.repeat(np.arange(0.0, 10.0, 0.05), 60), 10.0)
+        interrupt = once_answered(server.grpc_url, "recommend", 30, lambda: os.kill(os.getpid(), signal.SIGINT))
+        phase = generator.open_model(OVERLOAD_S, 10.0)
         interrupt.join()
     counts = phase.counts
     assert phase.interrupted
     assert counts.unaccounted == 0
     assert counts.answered > 0
     assert counts.cancelled > 0
-    assert counts.unsent == 12_000 - counts.sent > 0
+    assert counts.unsent == OVERLOAD_S.size - counts.sent > 0
 
 
 def test_every_request_is_accounted_for_when_the_server_dies_in_the_middle(slowed_repository, workload):
@@ -255,8 +257,8 @@ def run_command(*arguments):
 def test_command_writes_every_format_that_is_asked_for_and_compares_two_results(server, tmp_path):
     files = [tmp_path / name for name in ("out.json", "out.html", "out.md")]
     done = run_command(
-        *(server.grpc_url, "--duration", "2s", "--rate", "50", "--warm-up", "none", "--slo", "p99<2s"),
-        *("--requests", "100", "--json", files[0], "--html", files[1], "--markdown", files[2]),
+        *(server.grpc_url, "--duration", "2s", "--rate", "50", "--warm-up", "none", "--slo", "p99<60s"),
+        *("--requests", "100", "--timeout", "60s", "--json", files[0], "--html", files[1], "--markdown", files[2]),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(files[0].read_text())

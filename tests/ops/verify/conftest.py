@@ -101,8 +101,6 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         repository,
         log_file=folder / "tritonserver.log",
         state=f"embedded:{folder / 'states'}",
-        # A busy machine is no error.
-        environment={"EBBTIDE_STATE_TIMEOUT_MS": "20000"},
     )
     with serving(config) as running:
         yield running

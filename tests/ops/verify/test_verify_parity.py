@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from deadlines import PATIENT, until
 from ebbtide.client import InterestClient, InvalidArgumentError, new_item, rule
 from ebbtide.data.catalog import Catalog
 from ebbtide.export.inprocess import InProcessPipeline
@@ -79,7 +80,7 @@ def is_known(client: InterestClient, item_id: str) -> bool:
 def server_with_new_items(server: TritonServer) -> Iterator[TritonServer]:
     """The server recommends items that were added to it."""
     items = [new_item(f"new {number}", "A film about robots", attributes={"genres": ["Drama"]}) for number in range(3)]
-    with InterestClient(server.grpc_url) as client:
+    with InterestClient(server.grpc_url, config=PATIENT) as client:
         client.add_items(items)
         try:
             while not is_known(client, items[0].item_id):
@@ -331,16 +332,16 @@ def test_server_passes_whatever_has_changed_since_the_export(
     ids = bundle.catalog.item_id
     rules = [rule("up", boost=5, attributes={"genres": "Drama"}), rule("front", pin=1, item_ids=ids[:2])]
     config = ServerConfig(repository, state=f"embedded:{tmp_path / 'states'}")
-    with serving(config) as server, InterestClient(server.grpc_url) as client:
+    with serving(config) as server, InterestClient(server.grpc_url, config=PATIENT) as client:
         client.add_items([new_item("new", bundle.catalog.text[0])], timeout_s=60)
         client.set_stock(out_of_stock=ids[::2], timeout_s=60)
         client.set_rules(rules, timeout_s=60)
-        deadline = time.monotonic() + 60
-        while not (
-            any(item.rules for item in client.recommend(top_n=12).items)
-            and client.rank(candidates=["new", ids[0]]).out_of_stock_item_ids
-            and client.explain(item_ids=[ids[0]]).items[0].is_out_of_stock
-        ):
-            assert time.monotonic() < deadline
+        until(
+            lambda: (
+                any(item.rules for item in client.recommend(top_n=12).items)
+                and client.rank(candidates=["new", ids[0]]).out_of_stock_item_ids
+                and client.explain(item_ids=[ids[0]]).items[0].is_out_of_stock
+            )
+        )
         assert first_failure(compare_server(pipeline, server.grpc_url, requests)) is None
         assert first_failure(compare_states(pipeline, requests, server=server.grpc_url)) is None

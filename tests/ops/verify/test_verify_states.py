@@ -20,6 +20,7 @@ from ebbtide.train.bundle import InterestBundle
 from ebbtide.v1 import Event, RecommendRequest
 from ebbtide.verify import NoStatesError, VerifyError, compare_states, first_failure, random_requests, states
 from ebbtide.verify.tolerances import Tolerances
+from stores import PATIENT
 
 Requests = list[RecommendRequest]
 TORCH, TRITON = "torch, in process by user", "in process, Triton, by user"
@@ -81,7 +82,7 @@ def test_no_user_of_a_comparison_is_left_when_it_ends(
     pipeline: InProcessPipeline, server: TritonServer, requests: Requests
 ) -> None:
     compare_states(pipeline, requests[:10], server=server.grpc_url)
-    with open_store(str(server.config.state)) as store:
+    with open_store(str(server.config.state), PATIENT) as store:
         (fingerprint,) = store.registered()
         assert list(store.users(fingerprint)) == []
 
