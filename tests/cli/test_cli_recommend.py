@@ -6,8 +6,17 @@ import typer
 from ebbtide.cli.interest_display import print_interest
 from ebbtide.cli.recommend_display import print_answer
 from ebbtide.cli.slate_options import slate_of
-from ebbtide.client import RecommendResponse, SlateCause, SlateCauseKind, UserInterest, event, results, slate
-from ebbtide.v1 import InterestResponse, RecommendedItem, RelaxedLimit, StateStatus
+from ebbtide.client import (
+    Explanation,
+    RecommendResponse,
+    SlateCause,
+    SlateCauseKind,
+    UserInterest,
+    event,
+    results,
+    slate,
+)
+from ebbtide.v1 import ExplainResponse, InterestResponse, ItemExplanation, RecommendedItem, RelaxedLimit, StateStatus
 
 
 @pytest.fixture
@@ -27,6 +36,9 @@ def test_table_names_the_rules_when_they_moved_an_item(answer, capsys):
     assert "1 event counted" in shown
     assert "rules" in shown
     assert "Heat │ 1.500 │ front page, spring" in " ".join(shown.split())
+    why = ExplainResponse(items=[ItemExplanation(item_id="3", score=1.5, dimension_shares=[1.5], rules=["spring"])])
+    print_answer("Recommended", Explanation(why), {"3": "Heat"}, [])
+    assert "Heat (spring) │ 1.500" in " ".join(capsys.readouterr().out.split())
     del answer.items[0]
     print_answer("Recommended", answer, {}, [])
     assert "rules" not in capsys.readouterr().out

@@ -116,6 +116,8 @@ def test_dict_has_every_field_and_is_json_when_fields_are_empty():
 def test_text_of_an_answer_names_the_rules_of_an_item():
     answer = RecommendResponse(items=[RecommendedItem(item_id="318", score=1.5, rules=["sale", "new"])])
     assert to_text(answer).splitlines()[-1] == "  1  318   1.5000  (sale, new)"
+    why = ExplainResponse(items=[ItemExplanation(item_id="318", score=1.5, dimension_shares=[1.5], rules=["sale"])])
+    assert "  1  318 (sale): score +1.500 =" in to_text(why).splitlines()
 
 
 def test_text_of_an_answer_has_one_line_for_each_item():

@@ -9,7 +9,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ebbtide.client import InvalidArgumentError, explain_request, rank_request, recommend_request
-from ebbtide.client._requests import nothing_to_explain, recommendation_of, with_slate
+from ebbtide.client._requests import as_listed, nothing_to_explain, recommendation_of
 from ebbtide.client.codec import (
     decode,
     decode_added,
@@ -401,7 +401,7 @@ def test_decoded_answers_have_every_field_when_the_tensors_say_everything():
         model_version="1",
     )
     composed.items.add(item_id="b", score_rank=2)
-    with_slate(explained, composed)
+    as_listed(explained, composed)
     assert names_of_set_fields(explained) == names(ExplainResponse)
     assert names_of_set_fields(*explained.items) == names(ItemExplanation)
     repeats = [item.repeat_shares for item in explained.items]

@@ -255,6 +255,11 @@ def test_lists_have_added_items_and_pins_of_the_house(connect, triton_of_items):
             assert found.items[1].item_id == "new-drama"
             assert list(found.items[1].rules) == ["front page"]
             assert found.slate_candidates > 0
+            explained = client.explain(top_n=5, slate=slate(at_most={"genres=Drama": 1}), **ASKED)
+            for item, why in zip(found.items, explained.items, strict=True):
+                assert (why.item_id, why.score_rank, why.rules) == (item.item_id, item.score_rank, item.rules)
+                assert why.moved_by == item.moved_by
+            assert not client.explain(item_ids=["new-drama"], **ASKED).items[0].rules
         finally:
             client.remove_rules(["front page"])
             client.remove_items(["new-drama"])

@@ -342,6 +342,9 @@ def test_rules_move_items_in_the_lists_of_every_server(bundle: InterestBundle, r
         assert not {NEW, pinned} & set(listed(client, **{**asks, "exclude": [NEW, *best[-3:-1]]}))
         same = {item.item_id: item.score for item in client.rank(candidates=[*ids, NEW], **asks).items}
         assert same == pytest.approx(scores, abs=1e-4)
+        recommended, explained = client.recommend(**asks).items, client.explain(**asks).items
+        assert [(one.item_id, one.rules) for one in explained] == [(one.item_id, one.rules) for one in recommended]
+        assert [one.score for one in explained] == pytest.approx([same[one.item_id] for one in explained], abs=1e-4)
 
         with opened(repository, store) as beside:
             until(lambda: answers(beside) == order)

@@ -1,13 +1,15 @@
 """Drives the studio in Chromium, in an environment with Playwright: ``browser_driver.py CHROMIUM URL FOLDER USER``.
 
 Prints a line of JSON for each step: what the page asked the gateway last, and what it shows. Before the steps that need
-a server that is gone, or back, it prints their names and waits for a line of standard input. Pictures go to the folder.
+a server with a rule, one that is gone, or one that is back, it prints their names and waits for a line of standard
+input. Pictures go to the folder.
 """
 
 import json
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
@@ -16,13 +18,17 @@ SIZES = {"phone": (390, 844), "tablet": (820, 1180), "desktop": (1400, 1000)}
 DRAG_STEPS = 60
 TIMEOUT_MS = 60_000
 
-SHOWN = """() => ({
-  now: document.body.dataset.now,
-  alpha: document.querySelector("#alpha-shown").textContent,
-  events: [...document.querySelectorAll("#events .name")].map(name => name.textContent),
-  lists: [...document.querySelectorAll("#lists ol")].map(list => [...list.querySelectorAll("li[data-item]")].map(row =>
-    [row.dataset.item, row.querySelector(".score").textContent])),
-})"""
+SHOWN = """() => {
+  const ofRows = read => [...document.querySelectorAll("#lists ol")].map(list =>
+    [...list.querySelectorAll("li[data-item]")].map(read));
+  return {
+    now: document.body.dataset.now,
+    alpha: document.querySelector("#alpha-shown").textContent,
+    events: [...document.querySelectorAll("#events .name")].map(name => name.textContent),
+    lists: ofRows(row => [row.dataset.item, row.querySelector(".score").textContent]),
+    reasons: ofRows(row => [...row.querySelectorAll(".reason")].map(reason => reason.textContent)),
+  };
+}"""
 DRAG = """([steps]) => new Promise(resolve => {
   const slider = document.querySelector("#ahead"), times = [];
   const step = number => {
@@ -41,11 +47,12 @@ DRAG = """([steps]) => new Promise(resolve => {
 
 
 def main(chromium: str, url: str, folder: str, user: str) -> None:
-    out, asked = Path(folder), []
+    out, asked, paths = Path(folder), [], []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport=dict(zip(("width", "height"), SIZES["desktop"], strict=True)), locale="en-US")
         page.set_default_timeout(TIMEOUT_MS)
+        page.on("request", lambda request: paths.append(urlsplit(request.url).path))
         page.on("request", lambda request: request.url.endswith("/v1/explain") and asked.append(request.post_data))
         faults = []
         page.on("pageerror", lambda error: faults.append(str(error)))
@@ -83,8 +90,9 @@ def main(chromium: str, url: str, folder: str, user: str) -> None:
         tell("event added")
         tour("2-session")
 
+        before = len(paths)
         times = page.evaluate(DRAG, [DRAG_STEPS])
-        tell("time dragged", drag_ms=times)
+        tell("time dragged", drag_ms=times, calls=[path for path in paths[before:] if path != "/studio/titles"])
         tour("3-faded")
         page.click("#lists ol li >> nth=0 >> button")
         tell("event after the pause")
@@ -110,7 +118,18 @@ def main(chromium: str, url: str, folder: str, user: str) -> None:
         page.click("#user-form button[type=submit]")
         page.wait_for_function("() => document.querySelector('#events li')")
         page.check("#settings fieldset >> nth=0 >> input[type=checkbox]")
-        settle()
+        page.get_by_label("Diversity of the list").evaluate(
+            "slider => { slider.value = 0.7; slider.dispatchEvent(new Event('input')); }"
+        )
+        tell("diversity")
+        print(json.dumps({"step": "set a rule"}), flush=True)
+        sys.stdin.readline()
+        deadline = time.monotonic() + TIMEOUT_MS / 1000
+        while not page.query_selector(".reason:has-text('rule')") and time.monotonic() < deadline:
+            page.click("#back")
+            settle()
+        tell("rule")
+        tour("7-diversity-and-rule")
         serious = []
         for language in ("en", "zh"):
             for theme in ("light", "dark"):

@@ -13,9 +13,9 @@ from google.protobuf import json_format
 
 from deadlines import PATIENT
 from ebbtide.cli.studio import running_studio
-from ebbtide.client import InterestClient
+from ebbtide.client import InterestClient, rule
 from ebbtide.serve import ServerConfig, TritonServer
-from ebbtide.v1 import ExplainRequest
+from ebbtide.v1 import ExplainRequest, RecommendRequest, SlateCauseKind
 from ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
@@ -67,6 +67,15 @@ def compared(client, shown):
     return answers
 
 
+def moved(items):
+    """What the page says of the items of a slate that diversity moved."""
+    for rank, item in enumerate(items, 1):
+        by = item.score_rank - rank
+        assert {cause.kind for cause in item.moved_by} == ({SlateCauseKind.SLATE_CAUSE_KIND_DIVERSITY} if by else set())
+        way = "up" if by > 0 else "down"
+        yield [f"moved {way} {abs(by)} by diversity (rank {item.score_rank} by score)"] if by else []
+
+
 def ids(shown):
     return [item_id for item_id, _ in shown["lists"][0]]
 
@@ -75,9 +84,15 @@ def ids(shown):
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package chromium")
 @pytest.mark.skipif(not PYTHON.exists(), reason="Playwright has an environment of its own: make test-slow")
 @pytest.mark.skipif(not (ARTIFACTS / "repository").exists(), reason="needs the demo's export: make demo")
-def test_page_shows_what_the_client_says_and_recovers_when_the_server_is_back():
+def test_page_shows_what_the_client_says_and_recovers_when_the_server_is_back(tmp_path):
     grpc_port, http_port, metrics_port = free_port(), free_port(), free_port()
-    config = ServerConfig(ARTIFACTS / "repository", grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)
+    config = ServerConfig(
+        ARTIFACTS / "repository",
+        grpc_port=grpc_port,
+        http_port=http_port,
+        metrics_port=metrics_port,
+        state=f"embedded:{tmp_path}",
+    )
     pictures = ARTIFACTS / "studio-pictures"
     pictures.mkdir(exist_ok=True)
     with ExitStack() as stack:
@@ -100,6 +115,7 @@ def test_page_shows_what_the_client_says_and_recovers_when_the_server_is_back():
         assert ids(dragged) != ids(added)
         assert int(dragged["now"]) - int(added["now"]) > 4 * 365 * 86_400_000
         assert max(event.decay for event in late.events) < 0.7
+        assert dragged["calls"] == ["/v1/explain"] * len(dragged["drag_ms"])
         (again,) = compared(client, driver.step("event after the pause"))
         assert again.events[-1].decay > 0.9
         (session_only,) = compared(client, driver.step("alpha 0"))
@@ -108,6 +124,22 @@ def test_page_shows_what_the_client_says_and_recovers_when_the_server_is_back():
         assert (first.alpha_used, second.alpha_used > 0) == (0, True)
         (nobody,) = compared(client, driver.step("new user"))
         assert not nobody.events
+        diverse = driver.step("diversity")
+        compared(client, diverse)
+        recommended = client.recommend(json_format.Parse(diverse["asked"][0], RecommendRequest()))
+        assert recommended.slate_candidates
+        assert ids(diverse) == [item.item_id for item in recommended.items]
+        assert ids(diverse) != ids(loaded)
+        assert diverse["reasons"] == [[*moved(recommended.items)]]
+        driver.step("set a rule")
+        client.set_rules([rule("spring-sale", pin=2, item_ids=ids(diverse)[-1:])])
+        driver.go_on()
+        ruled = driver.step("rule")
+        compared(client, ruled)
+        assert ids(ruled)[1] == ids(diverse)[-1]
+        named = [row for row, reasons in enumerate(ruled["reasons"][0]) if any("rule" in reason for reason in reasons)]
+        assert named == [1]
+        assert "moved by the rule “spring-sale” (not in the score)" in ruled["reasons"][0][1]
         looked_at = driver.step("looked at")
         assert looked_at["serious"] == []
         assert looked_at["focused"] != "BODY"

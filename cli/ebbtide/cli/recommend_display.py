@@ -139,8 +139,9 @@ def _add_explained(table: Table, answer: Explanation, titles: Mapping[str, str])
         if not item.dimension_shares:
             table.add_row("", name, "[dim]not in the catalog[/dim]", end_section=True)
             continue
-        moved = f" [dim]({escape(moved_text(item, index))})[/dim]" if item.moved_by else ""
-        table.add_row(str(index), name + moved, "excluded" if item.is_excluded else f"[bold]{item.score:.3f}[/bold]")
+        reasons = (", ".join(item.rules), moved_text(item, index))
+        name += "".join(f" [dim]({escape(reason)})[/dim]" for reason in reasons if reason)
+        table.add_row(str(index), name, "excluded" if item.is_excluded else f"[bold]{item.score:.3f}[/bold]")
         parts = parts_of_score(answer, item, titles, events=_EXPLAINED_EVENTS)
         blocks = blocks_text(answer, item)
         for number, (share, what) in enumerate(parts, start=1):

@@ -13,7 +13,7 @@ from ebbtide.client._endpoints import parse_endpoint
 from ebbtide.client._failures import RowRefusedError
 from ebbtide.client._inference import Inference
 from ebbtide.client._packs import RECOMMEND, Kind, Pack, User, clock_ms, encoded_user, failed, read_user
-from ebbtide.client._requests import explanation_of, nothing_to_explain, recommendation_of, with_slate
+from ebbtide.client._requests import as_listed, explanation_of, nothing_to_explain, recommendation_of
 from ebbtide.client._retry import Deadline
 from ebbtide.client._rotation import Rotation
 from ebbtide.client._steps import Caller, Question, Steps, Wait
@@ -156,7 +156,7 @@ class Operations:
 
         def read(outputs: Arrays, version: str) -> Explanation:
             explained = decode_explanation(outputs, named, now_ms, model_version=version)
-            return Explanation(with_slate(explained, found))
+            return Explanation(as_listed(explained, found))
 
         return (yield from self._inference.infer("explain", encoded, read, deadline, metadata, named))
 

@@ -262,14 +262,19 @@ def explanation_of(request: ExplainRequest, item_ids: Iterable[str]) -> ExplainR
     return named
 
 
-def with_slate(explained: ExplainResponse, recommended: RecommendResponse) -> ExplainResponse:
-    """The explanation of recommended items, with what the answer that they come from says of its slate."""
-    if recommended.slate_candidates:
-        explained.slate_candidates = recommended.slate_candidates
-        explained.relaxed_limits.extend(recommended.relaxed_limits)
-        for item, found in zip(explained.items, recommended.items, strict=True):
-            item.score_rank = found.score_rank
-            item.moved_by.extend(found.moved_by)
+def as_listed(explained: ExplainResponse, recommended: RecommendResponse) -> ExplainResponse:
+    """The explanation of recommended items, with what the answer that they come from says of its slate and rules.
+
+    Args:
+        explained: Is completed.
+        recommended: Without items if the request for the explanation names them.
+    """
+    explained.slate_candidates = recommended.slate_candidates
+    explained.relaxed_limits.extend(recommended.relaxed_limits)
+    for item, found in zip(explained.items, recommended.items, strict=bool(recommended.items)):
+        item.score_rank = found.score_rank
+        item.moved_by.extend(found.moved_by)
+        item.rules.extend(found.rules)
     return explained
 
 

@@ -80,6 +80,11 @@ def relaxed(message: RecommendResponse | ExplainResponse) -> list[str]:
     ]
 
 
+def _reasons(item: RecommendedItem | ItemExplanation, position: int) -> list[str]:
+    """Rules and slate, where they moved an item."""
+    return [reason for reason in (", ".join(item.rules), moved(item, position)) if reason]
+
+
 def _cause(cause: SlateCause) -> str:
     name = f"{cause.column}={cause.value}" if cause.value else cause.column
     return f"{_CAUSES.get(cause.kind, 'unknown cause')} {name}".rstrip()
@@ -115,8 +120,7 @@ def ranked(message: RecommendResponse | RankResponse, titles: Mapping[str, str])
     names = [titles.get(item.item_id, item.item_id) for item in message.items]
     width = max(map(len, names), default=0)
     rows = [
-        f"{rank:3d}  {name:<{width}}  {item.score: .4f}"
-        + "".join(f"  ({why})" for why in (", ".join(item.rules), moved(item, rank)) if why)
+        f"{rank:3d}  {name:<{width}}  {item.score: .4f}" + "".join(f"  ({reason})" for reason in _reasons(item, rank))
         for rank, (name, item) in enumerate(zip(names, message.items, strict=True), 1)
     ]
     apart: list[str] = []
@@ -143,7 +147,7 @@ def explanation(message: ExplainResponse, titles: Mapping[str, str], events: int
             continue
         score = "excluded; without that" if item.is_excluded else f"score {item.score:+.3f}"
         stock = ", out of stock" if item.is_out_of_stock else ""
-        why = f" ({moved(item, index)})" if item.moved_by else ""
+        why = "".join(f" ({reason})" for reason in _reasons(item, index))
         lines.append(f"{index:3d}  {name}{stock}{why}: {score} =")
         lines += [f"       {share:+.3f}  {what}" for share, what in parts(message, item, titles, events)]
         if message.events or message.state_events or item.folded_share:

@@ -1278,6 +1278,7 @@ class ItemExplanation(google.protobuf.message.Message):
     BLOCK_SHARES_FIELD_NUMBER: builtins.int
     SCORE_RANK_FIELD_NUMBER: builtins.int
     MOVED_BY_FIELD_NUMBER: builtins.int
+    RULES_FIELD_NUMBER: builtins.int
     item_id: builtins.str
     """Id of the item."""
     score: builtins.float
@@ -1330,6 +1331,12 @@ class ItemExplanation(google.protobuf.message.Message):
     def moved_by(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SlateCause]:
         """What moved the item up or down from this position."""
 
+    @property
+    def rules(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of the rules that moved the item in the list that is explained: those that changed its score there, or the one
+        that pinned it. `score` is without them. Empty if `ExplainRequest.item_ids` is not: no list is made.
+        """
+
     def __init__(
         self,
         *,
@@ -1349,9 +1356,10 @@ class ItemExplanation(google.protobuf.message.Message):
         block_shares: collections.abc.Iterable[builtins.float] | None = ...,
         score_rank: builtins.int = ...,
         moved_by: collections.abc.Iterable[global___SlateCause] | None = ...,
+        rules: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_score", b"_score", "repeat_shares", b"repeat_shares", "score", b"score"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_score", b"_score", "adjustment_share", b"adjustment_share", "block_shares", b"block_shares", "current_share", b"current_share", "dimension_shares", b"dimension_shares", "event_shares", b"event_shares", "folded_share", b"folded_share", "history_share", b"history_share", "is_excluded", b"is_excluded", "is_out_of_stock", b"is_out_of_stock", "item_id", b"item_id", "moved_by", b"moved_by", "prior_share", b"prior_share", "repeat_shares", b"repeat_shares", "score", b"score", "score_rank", b"score_rank", "state_event_shares", b"state_event_shares"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_score", b"_score", "adjustment_share", b"adjustment_share", "block_shares", b"block_shares", "current_share", b"current_share", "dimension_shares", b"dimension_shares", "event_shares", b"event_shares", "folded_share", b"folded_share", "history_share", b"history_share", "is_excluded", b"is_excluded", "is_out_of_stock", b"is_out_of_stock", "item_id", b"item_id", "moved_by", b"moved_by", "prior_share", b"prior_share", "repeat_shares", b"repeat_shares", "rules", b"rules", "score", b"score", "score_rank", b"score_rank", "state_event_shares", b"state_event_shares"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_score", b"_score"]) -> typing.Literal["score"] | None: ...
 
 global___ItemExplanation = ItemExplanation

@@ -87,7 +87,7 @@ def application(
         calls: The gateway's methods.
         metrics: What ``/metrics`` shows.
         is_serving: Whether Triton is ready.
-        pages: Routes beside these.
+        pages: Routes beside these; they find the client to Triton as ``request.app.state.client``.
     """
     config = calls.config
     openapi = importlib.resources.files("ebbtide.gateway").joinpath(OPENAPI_FILE).read_bytes()
@@ -123,11 +123,13 @@ def application(
         allow_methods=["POST"],
         allow_headers=["authorization", "content-type", TIMEOUT_HEADER, *config.forward_metadata],
     )
-    return Starlette(
+    app = Starlette(
         routes=routes,
         middleware=[cors] if config.cors_origins else [],
         exception_handlers={HTTPException: _refused},
     )
+    app.state.client = calls.client
+    return app
 
 
 class HttpServer:

@@ -1,4 +1,4 @@
-"""The page's files and its few questions about titles and users, as routes for the gateway's HTTP side."""
+"""The page's files and its few questions beside the schema's, as routes for the gateway's HTTP side."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ebbtide.data.errors import DataError
+from ebbtide.interest import served_models
 from ebbtide.studio.titles import StudioData
 
 _TYPES = {
@@ -37,7 +38,7 @@ _LONGEST = 256
 
 
 def pages(data: StudioData) -> list[Route]:
-    """The routes of the page: ``/`` and its files, and ``/studio/...`` for titles and users.
+    """The routes of the page: ``/`` and its files, and ``/studio/...`` for titles, users and what the server offers.
 
     Args:
         data: Titles and logged events.
@@ -58,6 +59,12 @@ def pages(data: StudioData) -> list[Route]:
         except DataError as error:
             return _json({"detail": str(error)}, 404)
 
+    async def offers(request: Request) -> Response:
+        client = request.app.state.client
+        if not await client.is_ready():
+            return _json({"detail": "Triton is not ready"}, 503)
+        return _json({"slates": await client.is_ready(served_models.RECOMMEND_SLATE.name)})
+
     return [
         Route("/", _file("index.html")),
         *(Route(f"/studio/{name}", _file(name)) for name in _TYPES if name != "index.html"),
@@ -65,6 +72,7 @@ def pages(data: StudioData) -> list[Route]:
         Route("/studio/titles", titles),
         Route("/studio/users", users),
         Route("/studio/events", events),
+        Route("/studio/offers", offers),
     ]
 
 

@@ -1,7 +1,7 @@
 // @ts-check
 /** The state of the page, and what each control does to it. Every change asks the gateway for a new list. */
 
-import { eventsOf, explain, learnTitles, Refused, search, title, Unreachable, users } from "/studio/server.js";
+import { eventsOf, explain, learnTitles, offersSlates, Refused, search, title, Unreachable, users } from "/studio/server.js";
 import { at, drawAlpha, drawBands, drawEvents, drawLegend, drawList, drawWords, make } from "/studio/view.js";
 import { date, languageTag, number, otherLanguage, span, words } from "/studio/words.js";
 
@@ -20,7 +20,9 @@ const state = {
   aheadMs: 0,
   seen: false,
   /** Settings of the first list, and of the second where there is one. @type {Settings[]} */
-  settings: [{ alpha: null, decay: 1 }],
+  settings: [{ alpha: null, decay: 1, diversity: 0 }],
+  /** Whether the server offers diversity. */
+  hasDiversity: false,
   /** Ranks in the last lists. @type {Map<string, number>[]} */
   ranks: [new Map(), new Map()],
   /** For each list, shows the alpha that the model decided. @type {((alpha: number) => void)[]} */
@@ -33,6 +35,7 @@ const aheadOf = (position) => (position ? MINUTE_MS * (LONGEST_MS / MINUTE_MS) *
 
 let isAsking = false;
 let isStale = false;
+let isOfferKnown = false;
 
 /** Asks for new lists; while one request runs, only the newest state waits for the next. */
 async function update() {
@@ -53,6 +56,8 @@ async function update() {
       at("problem").textContent = error instanceof Refused ? error.message : words().unreachable;
       at("problem").hidden = false;
       if (error instanceof Unreachable) {
+        // What comes back may be another server.
+        isOfferKnown = false;
         await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
         isStale = true;
       }
@@ -62,7 +67,19 @@ async function update() {
   delete document.body.dataset.busy;
 }
 
+/** Asks what the server offers, if it is not known. */
+async function learnOffers() {
+  if (isOfferKnown) return;
+  const hasDiversity = await offersSlates();
+  isOfferKnown = true;
+  if (hasDiversity === state.hasDiversity) return;
+  state.hasDiversity = hasDiversity;
+  if (!hasDiversity) for (const one of state.settings) one.diversity = 0;
+  drawSettings();
+}
+
 async function ask() {
+  await learnOffers();
   const { settings, seen } = state;
   const [events, now] = [state.events, Math.round(nowMs())];
   const answers = await Promise.all(settings.map((one) => explain(events, now, one, seen)));
@@ -113,23 +130,38 @@ function remove(index) {
   update();
 }
 
+/** @param {Record<string, string>} attributes @returns {HTMLInputElement} */
+const input = (attributes) => /** @type {any} */ (make("input", attributes));
+
+/**
+ * A slider under its name and its value. Without an id the label would be that of the value, which comes first.
+ * @param {string} id @param {string} name @param {Node} shown @param {Element} slider
+ */
+function labelled(id, name, shown, slider) {
+  slider.id = id;
+  return make("label", { for: id }, `${name} `, shown, slider);
+}
+
 /** The controls of one list's settings. @param {number} side */
 function settingsOf(side) {
   const settings = state.settings[side];
-  const alpha = make("input", { type: "range", min: "0", max: "1", step: "0.01", value: String(settings.alpha ?? 0.5) });
-  const own = make("input", { type: "checkbox" });
-  const decay = make("input", { type: "range", min: "-3", max: "3", step: "0.1", value: String(Math.log2(settings.decay)) });
-  const [alphaShown, decayShown] = [make("output"), make("output")];
+  const alpha = input({ type: "range", min: "0", max: "1", step: "0.01", value: String(settings.alpha ?? 0.5) });
+  const own = input({ type: "checkbox" });
+  const decay = input({ type: "range", min: "-3", max: "3", step: "0.1", value: String(Math.log2(settings.decay)) });
+  const diversity = input({ type: "range", min: "0", max: "1", step: "0.05", value: String(settings.diversity) });
+  const [alphaShown, decayShown, diversityShown] = [make("output"), make("output"), make("output")];
   const legend = side ? words().second : words().first;
   const draw = () => {
     own.checked = settings.alpha === null;
     alpha.disabled = own.checked;
     if (settings.alpha !== null) alphaShown.textContent = number(settings.alpha, 2);
     decayShown.textContent = `× ${number(settings.decay, 2)}`;
+    diversityShown.textContent = settings.diversity ? number(settings.diversity, 2) : words().none;
   };
   const set = () => {
     settings.alpha = own.checked ? null : Number(alpha.value);
     settings.decay = Number((2 ** Number(decay.value)).toFixed(3));
+    settings.diversity = Number(diversity.value);
     draw();
     update();
   };
@@ -137,16 +169,21 @@ function settingsOf(side) {
     alpha.value = String(decided);
     alphaShown.textContent = number(decided, 2);
   };
-  for (const input of [alpha, own, decay]) input.addEventListener("input", set);
+  for (const control of [alpha, own, decay, diversity]) control.addEventListener("input", set);
   draw();
   return make(
     "fieldset",
     {},
     make("legend", {}, legend),
-    make("label", {}, `${words().alpha} `, alphaShown, alpha),
+    labelled(`alpha-${side}`, words().alpha, alphaShown, alpha),
     make("label", { class: "check" }, own, ` ${words().own}`),
-    make("label", {}, `${words().decay} `, decayShown, decay),
+    labelled(`decay-${side}`, words().decay, decayShown, decay),
+    ...(state.hasDiversity ? [labelled(`diversity-${side}`, words().diversity, diversityShown, diversity)] : []),
   );
+}
+
+function drawSettings() {
+  at("settings").replaceChildren(...state.settings.map((_, side) => settingsOf(side)));
 }
 
 /** Draws what depends on the language and on the number of lists. */
@@ -155,7 +192,7 @@ function drawFrame() {
   drawWords();
   at("language").textContent = languageTag() === "en" ? "中文" : "English";
   at("language").lang = languageTag() === "en" ? "zh" : "en";
-  at("settings").replaceChildren(...state.settings.map((_, side) => settingsOf(side)));
+  drawSettings();
   at("lists").className = state.settings.length > 1 ? "two" : "";
   at("lists").replaceChildren(
     ...state.settings.map((_, side) => {

@@ -1,11 +1,12 @@
 // @ts-check
-/** Everything the page asks: the gateway for recommendations with their explanations, and the studio for titles. */
+/** Everything the page asks: the gateway for recommendations with their explanations, and the studio for the rest. */
 
 /**
  * @typedef {{item_id: string, title: string, time_ms: number, weight: number | null}} Event
- * @typedef {{alpha: number | null, decay: number}} Settings
+ * @typedef {{alpha: number | null, decay: number, diversity: number}} Settings
  * @typedef {{item_id: string, score: number | null, history_share: number, current_share: number, prior_share: number,
- *   adjustment_share: number, dimension_shares: number[]}} Explained
+ *   adjustment_share: number, dimension_shares: number[], rules: string[], score_rank: number,
+ *   moved_by: {kind: string}[]}} Explained
  * @typedef {{items: Explained[], alpha_used: number, cold_start: string, half_life_days: (number | null)[],
  *   events: {decay: number, age_days: number, is_current: boolean}[]}} Answer
  */
@@ -47,6 +48,7 @@ export function explain(events, nowMs, settings, seen) {
     alpha: settings.alpha,
     decay_scale: settings.decay === 1 ? null : settings.decay,
     exclude_seen: seen ? false : null,
+    slate: settings.diversity ? { diversity: settings.diversity } : null,
     unknown_items: "UNKNOWN_ITEM_POLICY_IGNORE",
   };
   return ask("/v1/explain", {
@@ -55,6 +57,9 @@ export function explain(events, nowMs, settings, seen) {
     body: JSON.stringify(body),
   });
 }
+
+/** Whether the server composes slates, which diversity needs. @returns {Promise<boolean>} */
+export const offersSlates = async () => (await ask("/studio/offers")).slates;
 
 /** @type {Map<string, string>} */
 const known = new Map();

@@ -172,7 +172,15 @@ function rowOf(item, rank, before, widest, take) {
     ),
     bars,
     make("div", { class: "quiet parts" }, make("span", {}, said.join("  ")), move),
+    ...reasonsOf(item, rank).map((reason) => make("div", { class: "quiet reason" }, reason)),
   ];
+}
+
+/** What put an item where it is, beside its score. @param {Explained} item @param {number} rank */
+function reasonsOf(item, rank) {
+  const reasons = item.rules.length ? [words().byRules(item.rules)] : [];
+  if (item.moved_by.length) reasons.push(words().byDiversity(item.score_rank - rank, item.score_rank));
+  return reasons;
 }
 
 /** @param {number} value */

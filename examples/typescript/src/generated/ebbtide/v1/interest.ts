@@ -871,6 +871,11 @@ export interface ItemExplanation {
   scoreRank: number;
   /** What moved the item up or down from this position. */
   movedBy: SlateCause[];
+  /**
+   * Names of the rules that moved the item in the list that is explained: those that changed its score there, or the one
+   * that pinned it. `score` is without them. Empty if `ExplainRequest.item_ids` is not: no list is made.
+   */
+  rules: string[];
 }
 
 /** The repeat score of a seen item, split into parts: it is their sum. */
@@ -5035,6 +5040,7 @@ function createBaseItemExplanation(): ItemExplanation {
     blockShares: [],
     scoreRank: 0,
     movedBy: [],
+    rules: [],
   };
 }
 
@@ -5103,6 +5109,9 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
     }
     for (const v of message.movedBy) {
       SlateCause.encode(v!, writer.uint32(130).fork()).join();
+    }
+    for (const v of message.rules) {
+      writer.uint32(138).string(v!);
     }
     return writer;
   },
@@ -5288,6 +5297,14 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
             message.movedBy.push(SlateCause.decode(reader, reader.uint32()));
             continue;
           }
+          case 17: {
+            if (tag !== 138) {
+              break;
+            }
+
+            message.rules.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -5378,6 +5395,7 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
         : globalThis.Array.isArray(object?.moved_by)
         ? object.moved_by.map((e: any) => SlateCause.fromJSON(e))
         : [],
+      rules: globalThis.Array.isArray(object?.rules) ? object.rules.map((e: any) => globalThis.String(e)) : [],
     };
   },
 
@@ -5431,6 +5449,9 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
     if (message.movedBy?.length) {
       obj.movedBy = message.movedBy.map((e) => SlateCause.toJSON(e));
     }
+    if (message.rules?.length) {
+      obj.rules = message.rules;
+    }
     return obj;
   },
 
@@ -5457,6 +5478,7 @@ export const ItemExplanation: MessageFns<ItemExplanation> = {
     message.blockShares = object.blockShares?.map((e) => e) || [];
     message.scoreRank = object.scoreRank ?? 0;
     message.movedBy = object.movedBy?.map((e) => SlateCause.fromPartial(e)) || [];
+    message.rules = object.rules?.map((e) => e) || [];
     return message;
   },
 };
