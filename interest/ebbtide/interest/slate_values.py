@@ -37,8 +37,8 @@ class ItemValues:
     words: Ints
     """``[items, words]``, in catalog order; of no items without attributes."""
     columns: Mapping[str, Sequence[str]]
-    """The values of each attribute column by their bits, columns in the order of `AttributeIndex.column_word`; no values
-    in an export from before models had their text."""
+    """The values of each attribute column by their bits, columns in order of `AttributeIndex.column_word`; no values
+    in an export from before models had the text."""
 
     def check(self, options: SlateOptions) -> None:
         """Refuses columns and values that the export does not have.
