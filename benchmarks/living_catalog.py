@@ -13,7 +13,6 @@ import argparse
 import json
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
@@ -49,7 +48,13 @@ LABELS = {
     "later_trend_s": "a server that starts later knows the trend",
     "later_new_item_s": "a server that starts later has a score of the new film",
 }
-_NEW, _KEPT = "a new film", "another new film"
+_SEQUELS = {
+    "a new film": "Pitch Perfect 3 (2017). Comedy",
+    "another new film": "The Conjuring: The Devil Made Me Do It (2021). Horror",
+    "a third new film": "Daddy's Home 2 (2017). Comedy",
+}
+"""Films that came after the log."""
+_NEW, _KEPT, _ = _SEQUELS
 
 
 def main() -> None:
@@ -101,16 +106,24 @@ def measure(bundle: InterestBundle, repository: Path, store: MeasuredStore) -> d
 
         load = Load([server.grpc_url for server in servers], ask, REQUESTS_PER_S)
         stack.enter_context(load.running())
-        # The film at the head of most lists, and the users for whom a film with its text is a fitting one.
-        firsts = {user_id: lists(user_id, 1)[0][0] for user_id in user_ids}
-        liked = Counter(firsts.values()).most_common(1)[0][0]
-        fitting = [user_id for user_id, first in firsts.items() if first == liked]
-        text = bundle.catalog.text[list(bundle.catalog.item_id).index(liked)]
-        clients[0].add_items([new_item(_NEW, text), new_item(_KEPT, text)])
+        sequels = [new_item(item_id, text) for item_id, text in _SEQUELS.items()]
+
+        def recommended(user_id: str | None) -> bool:
+            """Whether both servers recommend a new film to a user."""
+            return all(_SEQUELS.keys() & set(found) for found in lists(user_id))
+
+        # First, who is a user that one of them suits.
+        clients[0].add_items(sequels)
+        until(lambda: all(scored(item_id) == len(clients) for item_id in _SEQUELS))
+        fitting = next(filter(recommended, map(str, log.users)), None)
+        clients[0].remove_items(list(_SEQUELS))
+        until(lambda: not any(scored(item_id) for item_id in _SEQUELS))
+        clients[0].add_items(sequels)
         seconds["new_item_s"] = until(lambda: scored(_NEW) == len(clients))
-        seconds["new_item_top10_s"] = until(
-            lambda: any(all(_NEW in found for found in lists(user_id)) for user_id in fitting)
-        )
+        clients[0].remove_items(list(_SEQUELS))
+        until(lambda: not any(scored(item_id) for item_id in _SEQUELS))
+        clients[0].add_items(sequels)
+        seconds["new_item_top10_s"] = until(lambda: recommended(fitting))
 
         popular = {item for found in lists(top_n=50) for item in found}
         trend = next(str(item) for item in bundle.catalog.item_id if item not in popular)
@@ -146,9 +159,9 @@ def measure(bundle: InterestBundle, repository: Path, store: MeasuredStore) -> d
 def until(is_so: Callable[[], bool]) -> float | None:
     """Seconds until something is so; None if it is not within a minute."""
     began = time.perf_counter()
-    while (taken_s := time.perf_counter() - began) < _PATIENCE_S:
+    while time.perf_counter() - began < _PATIENCE_S:
         if is_so():
-            return round(taken_s, 2)
+            return round(time.perf_counter() - began, 2)
         time.sleep(0.02)
     return None
 

@@ -136,19 +136,18 @@ def listed(client: InterestClient, **request: object) -> dict[str, float]:
 
 
 def score_of_text(bundle: InterestBundle, repository: Path, item: str, time_ms: int) -> float:
-    """The score, after one event, of an item with the text of `LIKED`, without residual and events, from torch."""
+    """The score, after one event, of an item with the text of `LIKED`, without residual and events, from torch.
+
+    An item that was just added is as popular as the average one, for which the prior's columns are 0.
+    """
     pipeline = InProcessPipeline(repository)
     request = Request(item_keys([item]), np.array([time_ms]), np.array([NOW_MS]))
     weights = served_models.ADAPTIVE_WEIGHTS
     interest = pipeline.run(weights.name, tensors_of(request, weights))[contract.INTEREST.name][0]
-    model, counts = bundle.model, bundle.prior_counts
+    model = bundle.model
     with torch.inference_mode():
         factor = (model.text_vectors[LIKED] @ model.item_projection * model.gamma).numpy()
-    # As an item of the catalog without events.
-    without = np.zeros((len(counts), 1))
-    totals, kept = counts.sum(axis=1), np.ones(len(counts))
-    columns = model.smoothing.columns_among(without, kept, totals, len(bundle.catalog))[0]
-    return float(interest[: factor.size] @ factor + interest[factor.size :] @ columns)
+    return float(interest[: factor.size] @ factor)
 
 
 def test_added_item_is_served_everywhere_until_it_is_removed(

@@ -16,7 +16,7 @@ from ebbtide.interest.keys import user_keys
 from ebbtide.interest.live_counts import LEAST_COUNT, Part, PopularityWriter, Settings
 from ebbtide.interest.live_prior import LivePrior
 from ebbtide.interest.observer import Observer
-from ebbtide.interest.popularity import CountedPopularity, Smoothing
+from ebbtide.interest.popularity import CountedPopularity, PriorOfOthers, Smoothing
 from ebbtide.interest.popularity_reader import POPULARITY_VARIABLE, PopularityReader, popularity_seconds
 from ebbtide.interest.users import Users
 from ebbtide.store import StoreConfig, UnavailableError, open_store
@@ -264,3 +264,20 @@ def test_wrong_seconds_are_named(value):
 def test_observer_takes_the_switch_as_the_users_models_do():
     assert contract.AS_EXPORTED in served_models.OBSERVE.inputs
     assert contract.AS_EXPORTED in served_models.RECOMMEND.inputs
+
+
+def test_added_item_begins_as_the_average_one_and_fades_to_one_without_events():
+    random = np.random.default_rng(0)
+    smoothing = Smoothing(np.array([1.0, 30.0]), np.array([4.0, 50.0]), (0, 1))
+    counted = CountedPopularity(smoothing, random.random((2, 40)) * 9, NOW)
+    weight = np.array([0.7, 0.3])
+    key = np.array([5])
+    prior = PriorOfOthers(counted, weight)
+    ages = [prior.scores(key, np.array([NOW - days * DAY_MS]))[0] for days in (-1, 0, 1, 30, 10_000)]
+    assert ages[:2] == pytest.approx([0, 0], abs=1e-6)
+    assert sorted(ages, reverse=True) == ages
+    assert ages[2] < -0.01
+    assert ages[-1] == pytest.approx(prior.columns() @ weight, abs=1e-6)
+    taken = PriorOfOthers(counted, weight, 0.0, key, np.full((2, 1), 3.0))
+    assert taken.scores(key, np.array([NOW - 10_000 * DAY_MS]))[0] > ages[-1]
+    assert taken.scores(key, np.array([NOW]))[0] > 0

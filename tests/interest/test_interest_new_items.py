@@ -33,6 +33,7 @@ def items(count, width=8, seed=0, attributes=()):
         NewItem(
             int(key),
             -1,
+            NOW,
             f"new {position}".encode(),
             tuple(attributes),
             float(random.standard_normal()),
@@ -60,12 +61,8 @@ def with_slots(given):
 def test_records_read_as_written():
     given = with_slots(items(5, attributes=(DRAMA, STOCK)))
     for one, other in zip(given, decode_part(encode_part(given)), strict=True):
-        assert (one.key, one.slot, one.item_id, one.attributes) == (
-            other.key,
-            other.slot,
-            other.item_id,
-            other.attributes,
-        )
+        for name in ("key", "slot", "added_ms", "item_id", "attributes", "repeat_bias"):
+            assert getattr(one, name) == pytest.approx(getattr(other, name)), name
         np.testing.assert_array_equal(one.vector, other.vector)
         np.testing.assert_array_equal(one.factor, other.factor)
 
@@ -85,8 +82,10 @@ def test_slots_stay_and_are_not_used_again(users):
     assert (found.added, found.replaced, found.total) == (300, 0, 300)
     slots = {item.key: item.slot for part in store.parts(range(64)) for item in part}
     assert sorted(slots.values()) == list(range(300))
-    assert put(store, given[:10]).replaced == 10
+    later = [replace(item, added_ms=NOW + 1) for item in given[:10]]
+    assert put(store, later).replaced == 10
     assert {item.key: item.slot for part in store.parts(range(64)) for item in part} == slots
+    assert {item.added_ms for part in store.parts(range(64)) for item in part} == {NOW}
     gone = store.remove([item.key for item in given[:200]] + [5])
     assert (gone.removed, gone.unknown, gone.total) == (200, 1, 100)
     assert put(store, given[:150], only_update=True).unknown == 150

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -233,8 +234,9 @@ class ItemKeeper:
             for matrix in (projections.event, projections.factor, projections.repeat)
         )
         in_catalog = self._index.find(keys) != UNKNOWN
+        now_ms = time.time_ns() // 1_000_000
         given = [
-            (NewItem(key, UNKNOWN, name, values, float(bias), vector, factor), described.decode())
+            (NewItem(key, UNKNOWN, now_ms, name, values, float(bias), vector, factor), described.decode())
             for key, name, described, values, vector, factor, bias, is_there in zip(
                 keys.tolist(),
                 names.tolist(),

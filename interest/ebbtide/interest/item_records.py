@@ -29,10 +29,10 @@ PART_KEYS = tuple(shared_key("itmp", number) for number in range(PARTS))
 DETAILS_KEYS = tuple(shared_key("itmd", number) for number in range(PARTS))
 
 _PART_SHIFT = 58
-_FORMAT = 1
+_FORMAT = 2
 _INDEX_HEAD = struct.Struct("<HI")
 _PART_HEAD = struct.Struct("<HHI")
-_ITEM = struct.Struct("<qIHHf")
+_ITEM = struct.Struct("<qqIHHf")
 
 
 class TooManyItemsError(ValueError):
@@ -83,7 +83,7 @@ def encode_part(items: Sequence[NewItem]) -> bytes:
     pieces = [_PART_HEAD.pack(_FORMAT, width, len(items))]
     for item in items:
         pieces += [
-            _ITEM.pack(item.key, item.slot, len(item.item_id), len(item.attributes), item.repeat_bias),
+            _ITEM.pack(item.key, item.added_ms, item.slot, len(item.item_id), len(item.attributes), item.repeat_bias),
             item.vector.astype("<f4").tobytes(),
             item.factor.astype("<f4").tobytes(),
             np.array(item.attributes, dtype="<i8").tobytes(),
@@ -105,7 +105,7 @@ def decode_part(record: bytes | None) -> list[NewItem]:
         _require_format(found)
         items, start = [], _PART_HEAD.size
         for _ in range(count):
-            key, slot, id_bytes, attributes, repeat_bias = _ITEM.unpack_from(record, start)
+            key, added_ms, slot, id_bytes, attributes, repeat_bias = _ITEM.unpack_from(record, start)
             start += _ITEM.size
             vectors = np.frombuffer(record, "<f4", 2 * width, start).astype(np.float32).reshape(2, width)
             start += 8 * width
@@ -113,7 +113,8 @@ def decode_part(record: bytes | None) -> list[NewItem]:
             start += values.nbytes
             item_id = record[start : start + id_bytes]
             start += id_bytes
-            items.append(NewItem(key, slot, item_id, tuple(values.tolist()), repeat_bias, vectors[0], vectors[1]))
+            attribute_keys = tuple(values.tolist())
+            items.append(NewItem(key, slot, added_ms, item_id, attribute_keys, repeat_bias, vectors[0], vectors[1]))
     except (struct.error, ValueError) as error:
         raise ValueError(f"added items: got a damaged record: {error}") from error
     if start != len(record):
@@ -180,7 +181,7 @@ class ItemStore:
         self._users = users
 
     def put(self, items: Sequence[tuple[NewItem, str]], *, only_update: bool = False) -> Changed:
-        """Adds items, or replaces those that are there, which keep their slots.
+        """Adds items, or replaces those that are there, which keep their slots and the times when they were added.
 
         Args:
             items: With their details, UTF-8; slots are given here. Of two with one key the later counts.
@@ -353,7 +354,7 @@ def _changed_part(record: bytes | None, change: _PartChange) -> tuple[_Outcome, 
             continue
         outcome.added += before is None
         outcome.replaced += before is not None
-        items[key] = item if before is None else replace(item, slot=before.slot)
+        items[key] = item if before is None else replace(item, slot=before.slot, added_ms=before.added_ms)
     outcome.size = len(items)
     return outcome, encode_part(list(items.values()))
 

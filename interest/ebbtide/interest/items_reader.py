@@ -104,10 +104,10 @@ class ItemsReader:
 
     def _with_gain(self, new: NewItems | None) -> NewItems | None:
         """The items with what their live prior adds now."""
-        prior = self._pipeline.prior_of_others
+        prior = self._pipeline.prior_of_others or self._frozen
         if new is None or prior is None or self._columns is None:
             return new
-        gain = prior.scores(new.key) - self._columns.astype(np.float64) @ self._weight
+        gain = prior.scores(new.key, new.added_ms) - self._columns.astype(np.float64) @ self._weight
         return replace(new, gain=gain.astype(np.float32))
 
     def _unseen(self) -> Floats:

@@ -48,6 +48,8 @@ class NewItems:
     """``[new items]``: catalog indices, ascending."""
     key: Ints
     """``[new items]``."""
+    added_ms: Ints
+    """``[new items]``: Unix milliseconds."""
     item_id: npt.NDArray[np.object_]
     """``[new items]``: UTF-8."""
     vectors: Floats
@@ -219,6 +221,8 @@ class NewItem:
     key: int
     slot: int
     """Its number among all items that were ever added; never used again."""
+    added_ms: int
+    """Unix milliseconds when it was added first."""
     item_id: bytes
     attributes: tuple[int, ...]
     """Keys of its attribute values, and of its numeric columns, each with the number behind it."""
@@ -249,6 +253,7 @@ def new_items(items: Sequence[NewItem], first: int, attributes: AttributeIndex, 
         first,
         np.array([first + item.slot for item in items], dtype=np.int64),
         np.array([item.key for item in items], dtype=np.int64),
+        np.array([item.added_ms for item in items], dtype=np.int64),
         item_id,
         np.stack([item.vector for item in items]),
         np.stack([np.concatenate([item.factor, columns]) for item in items]).astype(np.float32),

@@ -114,7 +114,11 @@ class CountedPopularity:
 
 @dataclass(frozen=True)
 class PriorOfOthers:
-    """The popularity prior of items that an export does not have, as if its log had no event of theirs."""
+    """The popularity prior of items that an export does not have, as if its log had no event of theirs.
+
+    An item of the catalog without events was on offer and nobody took it. Of one that was just added nothing is known,
+    so it begins as popular as the average item; like all counts, what it begins with decays, and only its events stay.
+    """
 
     counted: CountedPopularity
     """Of the export's items, now."""
@@ -132,17 +136,20 @@ class PriorOfOthers:
         none = np.zeros((self.counted.counts.shape[0], 1))
         return np.asarray(self._columns(none)[0])
 
-    def scores(self, key: Ints) -> Doubles:
+    def scores(self, key: Ints, added_ms: Ints) -> Doubles:
         """What the prior adds to the scores of items, ``[items]``.
 
         Args:
             key: ``[items]``.
+            added_ms: ``[items]``: Unix milliseconds when they were added.
         """
-        counts = np.zeros((self.counted.counts.shape[0], key.size))
+        counted = self.counted
+        age_ms = np.maximum(counted.as_of_ms - added_ms, 0)
+        counts = counted.counts.mean(axis=1)[:, None] * np.exp(-np.outer(counted.smoothing.decay_rate_per_ms, age_ms))
         if self.key.size:
             position = np.minimum(self.key.searchsorted(key), self.key.size - 1)
             found = self.key[position] == key
-            counts[:, found] = self.counts[:, position[found]]
+            counts[:, found] += self.counts[:, position[found]]
         return np.asarray(self._columns(counts) @ self.weight - self.shift)
 
     def _columns(self, counts: Doubles) -> Floats:
