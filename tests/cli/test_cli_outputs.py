@@ -32,6 +32,16 @@ def a_broken_link(folder: Path) -> Path:
     return folder / "link" / "bundle"
 
 
+def a_link_to_itself(folder: Path) -> Path:
+    (folder / "loop").symlink_to("loop")
+    return folder / "loop"
+
+
+def a_link_to_nothing(folder: Path) -> Path:
+    (folder / "latest").symlink_to("run 5")
+    return folder / "latest"
+
+
 def in_a_folder_of_the_kernel(_folder: Path) -> Path:
     return Path("/proc/ebbtide/bundle")
 
@@ -40,7 +50,16 @@ def with_a_long_name(folder: Path) -> Path:
     return folder / ("b" * 300)
 
 
-REFUSED = [occupied, below_a_file, a_file, a_broken_link, in_a_folder_of_the_kernel, with_a_long_name]
+REFUSED = [
+    occupied,
+    below_a_file,
+    a_file,
+    a_broken_link,
+    a_link_to_itself,
+    a_link_to_nothing,
+    in_a_folder_of_the_kernel,
+    with_a_long_name,
+]
 
 
 @pytest.mark.parametrize("make", REFUSED)

@@ -54,7 +54,7 @@ def test_cold_start_and_unknown_events_are_shown_when_there_are_some(shown):
     assert lines[:3] == [
         "  text just typed: space [opera]",
         "Recommended: alpha 0.50 (share of history), 1 event counted, 2 ignored (not in the catalog)",
-        "cold start, no history: the session alone counted",
+        "note: no history: the session alone counted",
     ]
     assert any("Toy Story [1995]" in line and "1.250" in line for line in lines)
 
@@ -65,7 +65,7 @@ def test_candidates_are_all_shown_when_some_cannot_be_ranked(shown):
         [" Heat             ", "           excluded "],
         [" x                ", " not in the catalog "],
     ]
-    assert "cold start" not in printed
+    assert "note" not in printed
 
 
 def test_parts_of_each_score_are_shown_when_an_answer_is_explained(shown):

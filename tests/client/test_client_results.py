@@ -123,7 +123,7 @@ def test_text_of_an_answer_names_the_rules_of_an_item():
 def test_text_of_an_answer_has_one_line_for_each_item():
     assert to_text(ANSWER).splitlines() == [
         "alpha 0.50 (share of history), 3 events counted, model version 2",
-        "cold start, no session: the history alone counted",
+        "no current session: the history alone counted",
         "  1  318   1.5000",
         "  2  7    -0.2500",
     ]

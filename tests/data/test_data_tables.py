@@ -141,7 +141,7 @@ def test_json_lines_keep_what_each_line_says(tmp_path):
     assert table.line.tolist() == [1, 2, 4, 5, 6, 7, 8]
     assert table.frame["user"].to_list() == ["12345678901234567890", None, "true", None, None, None, None]
     assert table.frame["item"].to_list() == ["7.0", None, "x", "x", "x", None, None]
-    flaws = ["half a character", "an object where", "text that is not", "text that is not"]
+    flaws = ["half a character", "an object in 'user', where", "text that is not", "text that is not"]
     assert [flaw is None for flaw in table.flaw] == [True] * 3 + [False] * 4
     assert all(flaw.startswith(begin) for flaw, begin in zip(table.flaw.drop_nulls(), flaws, strict=True))
 

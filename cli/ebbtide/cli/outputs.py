@@ -44,13 +44,16 @@ def require_folder(option: str, path: Path | None) -> None:
     """Accepts a path that is a folder which can be written to, or that can become one; makes its parents only.
 
     Raises:
-        CommandError: The path or one of its parents is a file, or it cannot be written to.
+        CommandError: The path or one of its parents is a file, or it cannot be written to; or it is a link that leads
+            nowhere, which no folder can replace.
     """
     if path is None:
         return
     try:
         if path.exists() and not path.is_dir():
             raise CommandError(f"{option}: {path}: got a file; expected a folder or a new path")
+        if path.is_symlink() and not path.exists():
+            raise CommandError(f"{option}: {path}: got a link that leads nowhere; expected a folder or a new path")
         path.parent.mkdir(parents=True, exist_ok=True)
         # A folder is replaced in one step by one that is written beside it.
         _write_something(path.absolute().parent)

@@ -97,7 +97,7 @@ def print_answer(
     if lacking := state_text(answer):
         console.print(f"[yellow]note[/yellow]: {lacking}")
     if missing := cold_start_text(answer):
-        console.print(f"[yellow]cold start[/yellow], {missing}")
+        console.print(f"[yellow]note[/yellow]: {missing}")
     table = Table()
     table.add_column("", justify="right")
     table.add_column("title" if titles else "item")

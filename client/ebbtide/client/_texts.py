@@ -22,8 +22,8 @@ from ebbtide.v1 import (
 
 _COLD_START = {
     ColdStart.COLD_START_NO_HISTORY: "no history: the session alone counted",
-    ColdStart.COLD_START_NO_SESSION: "no session: the history alone counted",
-    ColdStart.COLD_START_NO_EVENTS: "no events: the popularity prior alone ranked",
+    ColdStart.COLD_START_NO_SESSION: "no current session: the history alone counted",
+    ColdStart.COLD_START_NO_EVENTS: "cold start, no events: the popularity prior alone ranked",
 }
 _STATE = {
     StateStatus.STATE_STATUS_UNKNOWN_USER: "the store has no event of this user",
@@ -109,7 +109,7 @@ def head(message: RecommendResponse | RankResponse | ExplainResponse | InterestR
     if lacking := state(message.state_status):
         lines.append(lacking)
     if missing := cold_start(message.cold_start):
-        lines.append(f"cold start, {missing}")
+        lines.append(missing)
     if message.unknown_events:
         lines.append(f"{_events(message.unknown_events)} left out: not in the catalog")
     return lines

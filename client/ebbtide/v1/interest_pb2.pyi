@@ -519,14 +519,14 @@ class RelaxedLimit(google.protobuf.message.Message):
     wanted: builtins.int
     """The number of items that it asks for, or allows."""
     got: builtins.int
-    """The number of items that the list has; for a cap on each value, of the value with the most."""
+    """The number of items that the list has."""
     position: builtins.int
     """Of an exposure: the length of the shortest beginning of the list that has too few, to which the numbers belong; else
     0.
     """
     @property
     def limit(self) -> global___SlateCause:
-        """The limit."""
+        """The limit. Of a cap on each value: with the value that has the most items."""
 
     def __init__(
         self,

@@ -9,9 +9,11 @@ from pathlib import Path
 import polars as pl
 
 from ebbtide.data.bad_rows import BadRows
+from ebbtide.data.bad_rows import shown as as_shown
 from ebbtide.data.errors import DataError
 from ebbtide.data.ids import ROUNDED_ID, is_missing, is_rounded
 from ebbtide.data.tables import one_error, read_table
+from ebbtide.data.value_notes import note_lost_characters, note_texts, note_twins
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
@@ -119,7 +121,12 @@ def _usable_items(
     if kept.is_empty():
         raise DataError(f"{path}: no usable item ({bad})")
     item_id = kept[item_column].to_list()
+    note_twins(item_column, kept[item_column], bad)
+    note_lost_characters(table, item_column, ids, usable, bad)
+    note_texts(table, shown.drop(item_column), usable, bad)
     texts = fill_template(text_template, kept)
+    if kept.height > 1 and texts.n_unique() == 1 and texts[0]:
+        bad.notes.append(f"all items have the text {as_shown(texts[0])}: it says nothing of an item")
     without = (texts == "").arg_true()
     if len(without):
         lines = table.lines(usable.arg_true().gather(without))

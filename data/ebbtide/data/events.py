@@ -18,6 +18,7 @@ from ebbtide.data.event_types import EventTypeNames
 from ebbtide.data.ids import ROUNDED_ID, is_missing, is_rounded, near_id
 from ebbtide.data.tables import Table, one_error, read_pieces, read_table, too_many
 from ebbtide.data.times import in_future, read_times
+from ebbtide.data.value_notes import note_lost_characters, note_twins
 from ebbtide.interest.time_units import TimeUnit
 
 _NO_TYPE = "no event type"
@@ -181,7 +182,13 @@ def _usable_events(
         if len(copies):
             lines = table.lines(checked.usable.arg_true().gather(copies))
             bad.notes.append(f"{len(copies):,} exact copies of an earlier event are kept ({lines})")
+    if not (frame["weight"] > 0).any():
+        raise DataError(f"{path}: column {columns.weight}: got weight 0 for all events; expected some that count")
     _note_dominant_user(frame, bad)
+    for name, ids, rows in ((columns.user, frame["user"], checked.user), (columns.item, frame["item"], checked.item)):
+        note_lost_characters(table, name, rows, checked.usable, bad)
+        if name == columns.user or item_index is None:
+            note_twins(name, ids, bad)
     for name, ids in ((columns.user, frame["user"]), (columns.item, frame["item"])):
         if ids.str.contains(_FLOAT_ID).all():
             bad.notes.append(
@@ -217,7 +224,6 @@ def read_event_pieces(
         with one_error(str(path)):
             checked = _Checked(table, columns, unit)
             unit = checked.times.unit
-            checked.refuse("a weight above 1e15", (checked.weight > _MOST_WEIGHT).fill_null(False), columns.weight)
             checked.refuse(
                 "a time more than a day after now", (checked.times.ms > latest_ms).fill_null(False), columns.time
             )
@@ -258,6 +264,7 @@ class _Checked:
             self.refuse(reason, rows, columns.time, hint)
         is_weight = (self.weight.is_finite() & (self.weight >= 0)).fill_null(False)
         self.refuse(_NO_WEIGHT, ~is_weight, columns.weight, _weight_hint(table, columns.weight, ~is_weight))
+        self.refuse("a weight above 1e15", (self.weight > _MOST_WEIGHT).fill_null(False), columns.weight)
         if columns.event_type is not None:
             self._event_type = table.text(columns.event_type, is_id=True).str.strip_chars()
             self.refuse(_NO_TYPE, is_missing(self._event_type), columns.event_type)

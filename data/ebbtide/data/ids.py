@@ -48,6 +48,20 @@ def near_id(unknown: pl.Series, known: Iterable[str]) -> tuple[str, str] | None:
     return None if pairs.is_empty() else (pairs["unknown"][0], pairs["known"][0])
 
 
+def near_twins(ids: pl.Series) -> pl.DataFrame:
+    """Ids that are equal but for a ``.0``, leading zeros, spaces, case or Unicode form: one row for each later id.
+
+    Args:
+        ids: Of one column.
+
+    Returns:
+        Columns ``first``, the id of this form that comes first, and ``other``.
+    """
+    forms = pl.DataFrame({"other": ids.unique(maintain_order=True)}).with_columns(form=_form(pl.col("other")))
+    first = pl.col("other").first().over("form")
+    return forms.select(first.alias("first"), "other").filter(pl.col("first") != pl.col("other"))
+
+
 def _form(ids: pl.Expr) -> pl.Expr:
     return (
         ids.str.normalize("NFKC")

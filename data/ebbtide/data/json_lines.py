@@ -13,7 +13,7 @@ from ebbtide.data.delimited import Ints
 from ebbtide.data.errors import DataError
 
 _NO_OBJECT = "text that is not a JSON object"
-_NESTED = "an object where a text or a number is expected"
+_NESTED = "an object in {column!r}, where a text or a number is expected"
 _HALF = "half a character (a lone surrogate)"
 
 
@@ -55,7 +55,7 @@ def read_json_lines(
                 value = str(value) if value == value else None
             elif type(value) is not str and value is not None:
                 value, is_nested = _plain(value)
-                flaw = flaw or (_NESTED if is_nested else None)
+                flaw = flaw or (_NESTED.format(column=name) if is_nested else None)
             values[name].append(value)
         lines.append(number)
         flaws.append(flaw)

@@ -16,6 +16,7 @@ from ebbtide.interest.time_units import PLAUSIBLE_S, TimeUnit, day
 EXPECTED = "Unix time in s, ms, us or ns between 1995 and 2200, a date-time, or ISO 8601 text"
 
 _YEAR_MS = 31_557_600_000
+_DAY_MS = 86_400_000
 _SMALL_LOG = 100
 _MAX_MS = PLAUSIBLE_S[1] * 1000
 _EXAMINED = 10_000
@@ -115,12 +116,14 @@ def _numbers_in(texts: pl.Series) -> pl.Series:
 
 def _of_ms(table: Table, column: str, ms: pl.Series) -> Times:
     before, after = (ms < 0).fill_null(False), (ms >= _MAX_MS).fill_null(False)
+    zero = ms.is_between(0, _DAY_MS, closed="left").fill_null(False)
     faults = [
         ("an unreadable time", ms.is_null(), _hint(table, column, ms.is_null())),
         ("a time before 1970", before, ""),
+        ("a time of 1970-01-01, which programs write for a missing one", zero, ""),
         ("a time after 2200", after, ""),
     ]
-    return Times(ms.set(before | after, None), faults)
+    return Times(ms.set(before | zero | after, None), faults)
 
 
 def _of_format(table: Table, column: str, texts: pl.Series, time_format: str) -> Times:

@@ -17,8 +17,8 @@ from ebbtide.interest.tensorfile import read_tensors
 
 ATTRIBUTE_COLUMNS = exported.ATTRIBUTE_COLUMNS
 """Key for the names of the attribute columns: as JSON in `exported.ATTRIBUTES_FILE`, comma-separated in configs."""
-ATTRIBUTE_VALUES = "attribute_values"
-"""Key for the values of each attribute column, as JSON; only in configs."""
+ATTRIBUTE_VALUES = exported.ATTRIBUTE_VALUES
+"""Key for the values of each attribute column, as JSON; in configs unless they are many."""
 ATTRIBUTE_NUMBERS = "attribute_numbers"
 """Key for the least and the largest number of each numeric column, as JSON; only in configs of an export with such."""
 RETRIEVAL = "retrieval"

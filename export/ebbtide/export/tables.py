@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from ebbtide.export.attributes import CatalogAttributes
 from ebbtide.export.errors import KeyCollisionError, LimitError
-from ebbtide.export.facts import ATTRIBUTE_COLUMNS
 from ebbtide.export.state_fingerprint import state_fingerprint
 from ebbtide.interest import exported, parameters
 from ebbtide.interest.contract import Limits
@@ -144,8 +143,13 @@ def write_tables(
         exported.BLOCKS_FILE: _blocks(bundle.model),
         exported.POPULARITY_FILE: {} if popularity is None else popularity.to_tensors(),
     }
-    columns = [] if attributes is None else list(attributes.values)
-    described = {exported.ATTRIBUTES_FILE: {ATTRIBUTE_COLUMNS: json.dumps(columns)}}
+    named = {} if attributes is None else attributes.values
+    described = {
+        exported.ATTRIBUTES_FILE: {
+            exported.ATTRIBUTE_COLUMNS: json.dumps(list(named)),
+            exported.ATTRIBUTE_VALUES: json.dumps(named),
+        }
+    }
     written: dict[str, Path] = {}
     for model, folder in folders.items():
         for name in exported.MODEL_FILES.get(model, ()):

@@ -395,8 +395,9 @@ SLATE_NOTES = Tensor(
     "a JSON object about the list: `size`, how many items were wanted; `candidates`, how many it was composed from; "
     "`rank`, of each item by its score, from 1; `moved_by`, the numbers of the causes that moved each item up or down "
     "(0 diversity, 1 calibration, then `at_most`, `at_least` and `exposure` in the order of the request); `rules`, the "
-    "names of the rules of the house that moved each item; and `relaxed`, for each limit that is not met its cause, "
-    "the number wanted, the number there is and, for an exposure, the first position",
+    "names of the rules of the house that moved each item; `relaxed`, for each limit that is not met its cause, "
+    "the number wanted, the number there is and, for an exposure, the first position; and `relaxed_value`, for each of "
+    "these the value with the most items if it is a cap on each value, else empty",
     rows=1,
 )
 ITEM_INDEX = Tensor(

@@ -78,6 +78,8 @@ NUMBER_KEY = "number_key"
 
 ATTRIBUTE_COLUMNS = "attribute_columns"
 """Metadata of the file: the names of the columns without the numeric ones, a JSON list."""
+ATTRIBUTE_VALUES = "attribute_values"
+"""Metadata of the file: the values of each of these columns in the order of their bits, a JSON object of lists."""
 
 ITEM_IDS_FILE = "item_ids.safetensors"
 """The item ids, in catalog order; see `ItemIds`."""
@@ -258,7 +260,8 @@ def read_slate_composer(folder: Path) -> SlateComposer:
     config = pipeline.parameters.config
     index, words = read_attributes(folder, config)
     _, metadata = read_tensors(folder / ATTRIBUTES_FILE)
-    columns = json.loads(metadata.get(ATTRIBUTE_COLUMNS, "[]"))
+    texts: dict[str, list[str]] = json.loads(metadata.get(ATTRIBUTE_VALUES, "{}"))
+    columns = {name: texts.get(name, []) for name in json.loads(metadata.get(ATTRIBUTE_COLUMNS, "[]"))}
     ids = ItemIds.from_tensors(_read_of(config, folder / ITEM_IDS_FILE))
     tables = SlateTables(read_factors(folder, config), ItemValues(index, words, columns), ids)
     return SlateComposer(pipeline, tables)

@@ -42,6 +42,8 @@ class Groups:
     """``[groups]``."""
     cause: Ints
     """``[groups]``."""
+    name: Sequence[str] = ()
+    """``[groups]``: the value that each has; empty where the cause says it."""
 
     @classmethod
     def none(cls, candidates: int) -> Groups:
@@ -93,6 +95,8 @@ class Relaxed:
     got: int
     position: int = 0
     """Of an exposure: the first number of items, from the top, that has too few; else 0."""
+    value: str = ""
+    """Of a cap on each value: the one with the most items; empty where the cause says it."""
 
 
 @dataclass(frozen=True)
@@ -284,10 +288,13 @@ class _Composition:
                 found.append(Relaxed(group.cause, int(group.least[first]), int(counts[first]), first + 1))
         if wishes.caps is not None:
             got = wishes.caps.member[chosen].sum(axis=0)
+            names = wishes.caps.name or [""] * got.size
             worst: dict[int, Relaxed] = {}
-            for cause, wanted, count in _rows(wishes.caps.cause, wishes.caps.count, got):
+            for name, (cause, wanted, count) in zip(
+                names, _rows(wishes.caps.cause, wishes.caps.count, got), strict=True
+            ):
                 if count > wanted and (cause not in worst or count > worst[cause].got):
-                    worst[cause] = Relaxed(cause, wanted, count)
+                    worst[cause] = Relaxed(cause, wanted, count, value=name)
             found += worst.values()
         return found
 

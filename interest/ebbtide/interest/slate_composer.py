@@ -27,6 +27,7 @@ from ebbtide.interest.slate_options import (
     MOVED_BY,
     RANK,
     RELAXED,
+    RELAXED_VALUE,
     RULES,
     SIZE,
     SlateOptions,
@@ -252,6 +253,7 @@ def _told(options: SlateOptions, candidates: _Candidates, slate: Slate) -> dict[
         MOVED_BY: [_bits(moved) for moved in slate.moved_by],
         RULES: [candidates.rules.get(index, []) for index in slate.chosen],
         RELAXED: [[one.cause, one.wanted, one.got, one.position] for one in slate.relaxed],
+        RELAXED_VALUE: [one.value for one in slate.relaxed],
     }
 
 

@@ -17,7 +17,8 @@ MOST_LIMITS = 32
 DIVERSITY_CAUSE, CALIBRATION_CAUSE, FIRST_LIMIT_CAUSE = 0, 1, 2
 """Numbers of the causes that move an item. Those of the limits follow: caps, minimums, exposures, as in the request."""
 METHODS = ("mmr", "dpp")
-CANDIDATES, RANK, MOVED_BY, RULES, RELAXED = "candidates", "rank", "moved_by", "rules", "relaxed"
+CANDIDATES, RANK, MOVED_BY, RULES = "candidates", "rank", "moved_by", "rules"
+RELAXED, RELAXED_VALUE = "relaxed", "relaxed_value"
 """Fields of `contract.SLATE_NOTES`, beside `SIZE`."""
 SIZE, DIVERSITY, METHOD, CALIBRATION = "size", "diversity", "method", "calibration"
 AT_MOST, AT_LEAST, EXPOSURE = "at_most", "at_least", "exposure"

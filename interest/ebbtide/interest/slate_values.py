@@ -36,8 +36,9 @@ class ItemValues:
     index: AttributeIndex
     words: Ints
     """``[items, words]``, in catalog order; of no items without attributes."""
-    columns: Sequence[str]
-    """Names of the attribute columns, in the order of `AttributeIndex.column_word`."""
+    columns: Mapping[str, Sequence[str]]
+    """The values of each attribute column by their bits, columns in order of `AttributeIndex.column_word`; no values
+    in an export from before models had the text."""
 
     def check(self, options: SlateOptions) -> None:
         """Refuses columns and values that the export does not have.
@@ -78,8 +79,13 @@ class ItemValues:
         word = int(self.index.column_word[self.index.column[value]]) + bit // _WORD_BITS
         return np.asarray((words[:, word].view(np.uint64) >> np.uint64(bit % _WORD_BITS)) & np.uint64(1) != 0)
 
-    def by_value(self, words: Ints, column: str) -> Bools:
-        """Which items have each value of a column that any of them has, ``[items, values]``."""
+    def by_value(self, words: Ints, column: str) -> tuple[Bools, list[str]]:
+        """Which items have each value of a column that any of them has, ``[items, values]``, and the values.
+
+        Args:
+            words: ``[items, words]``.
+            column: Its name.
+        """
         number = list(self.columns).index(column)
         start, stop = self.index.column_word[number : number + 2].tolist()
         own = np.ascontiguousarray(words[:, start:stop])
@@ -91,7 +97,9 @@ class ItemValues:
         value, column_of = np.unique(word[entry] * _WORD_BITS + bit, return_inverse=True)
         member = np.zeros((words.shape[0], value.size), dtype=np.bool_)
         member[item[entry], column_of] = True
-        return member
+        names = self.columns[column]
+        # The values have the bits from the second on.
+        return member, [names[bit - 1] if names else "" for bit in value.tolist()]
 
     def _value(self, key: int) -> int:
         return int(self.index.find(np.array([key], dtype=np.int64))[0])
@@ -132,12 +140,14 @@ def wishes_of(
         words = values.words_of(item, new)
         causes = iter(range(FIRST_LIMIT_CAUSE, FIRST_LIMIT_CAUSE + len(options.limits)))
         if options.at_most:
-            members = [_capped(values, words, cap) for cap in options.at_most]
+            groups = [_capped(values, words, cap) for cap in options.at_most]
+            members = [member for member, _ in groups]
             widths = [member.shape[1] for member in members]
             caps = Groups(
                 np.concatenate(members, axis=1),
                 np.repeat([cap.count for cap in options.at_most], widths),
                 np.repeat([next(causes) for _ in options.at_most], widths),
+                [name for _, names in groups for name in names],
             )
         if options.at_least:
             minimums = Groups(
@@ -164,9 +174,9 @@ def wishes_of(
     )
 
 
-def _capped(values: ItemValues, words: Ints, cap: Cap) -> Bools:
-    """The groups of a cap, ``[candidates, groups]``."""
-    return values.by_value(words, cap.column) if cap.key is None else values.has(words, cap.key)[:, None]
+def _capped(values: ItemValues, words: Ints, cap: Cap) -> tuple[Bools, list[str]]:
+    """The groups of a cap, ``[candidates, groups]``, and their values, empty where the request names the value."""
+    return values.by_value(words, cap.column) if cap.key is None else (values.has(words, cap.key)[:, None], [""])
 
 
 def _calibration(
@@ -174,7 +184,7 @@ def _calibration(
 ) -> Calibration | None:
     """None for a user whose events say nothing of the column."""
     seen_item, seen_weight = seen
-    both = values.by_value(np.concatenate([words, values.words_of(seen_item, new)]), column)
+    both, _ = values.by_value(np.concatenate([words, values.words_of(seen_item, new)]), column)
     candidates = words.shape[0]
     wanted = distribution(shares_of(both[candidates:]), np.maximum(seen_weight, 0))
     return Calibration(shares_of(both[:candidates]), wanted) if wanted.any() else None

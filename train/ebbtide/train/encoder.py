@@ -63,8 +63,9 @@ def encoder_folder(source: str) -> Path:
         try:
             folder = Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt", "1_Pooling/*"]))
         except Exception as error:
+            reason = " ".join(str(error).split())
             raise EncoderError(
-                f"encoder: got {source!r}; expected 'packaged', a folder, or a Hugging Face id in reach: {error}"
+                f"encoder: got {source!r}; expected 'packaged', a folder, or a Hugging Face id in reach: {reason}"
             ) from error
     for path in (folder / "config.json", folder / "tokenizer.json", *_weight_files(folder)):
         if not path.is_file():

@@ -25,6 +25,7 @@ from ebbtide.interest.slate_options import (
     MOVED_BY,
     RANK,
     RELAXED,
+    RELAXED_VALUE,
     RULES,
     SIZE,
 )
@@ -124,8 +125,11 @@ def decode_recommended(outputs: Arrays, request: RecommendRequest, *, model_vers
         for item_id, score, rank, moved_by, rules in columns:
             moved = [causes[cause] for cause in moved_by]
             response.items.add(item_id=item_id, score=score, score_rank=rank, moved_by=moved, rules=rules)
-        for cause, wanted, got, position in notes[RELAXED]:
+        # An export from before the notes had values has none.
+        values = notes.get(RELAXED_VALUE) or [""] * len(notes[RELAXED])
+        for (cause, wanted, got, position), value in zip(notes[RELAXED], values, strict=True):
             limit = RelaxedLimit(limit=causes[cause], wanted=wanted, got=got, position=position)
+            limit.limit.value = limit.limit.value or value
             response.relaxed_limits.append(limit)
         response.slate_candidates = notes[CANDIDATES]
         response.unfilled_items = notes[SIZE] - len(ids)
