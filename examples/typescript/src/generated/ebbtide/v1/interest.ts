@@ -458,13 +458,13 @@ export interface SlateCause {
 
 /** A limit that a list does not meet. */
 export interface RelaxedLimit {
-  /** The limit. */
+  /** The limit. Of a cap on each value: with the value that has the most items. */
   limit:
     | SlateCause
     | undefined;
   /** The number of items that it asks for, or allows. */
   wanted: number;
-  /** The number of items that the list has; for a cap on each value, of the value with the most. */
+  /** The number of items that the list has. */
   got: number;
   /**
    * Of an exposure: the length of the shortest beginning of the list that has too few, to which the numbers belong; else
