@@ -37,6 +37,8 @@ from ebbtide.train.step import Step
 from ebbtide.train.windows import batches, training_windows
 
 _MAX_GRADIENT_NORM = 5.0
+_SOFTMAX = {Loss.full_softmax, Loss.sampled_softmax}
+"""Losses in nats, which know how bad guessing is."""
 _NO_WORSE = 0.01
 """Relative loss of NDCG@10 that is chance: of epochs so near the best one, the last is chosen."""
 _MODEL, _BEST, _OPTIMIZER, _ENCODER = "model.", "best.", "optimizer.", "encoder."
@@ -213,6 +215,7 @@ class Loop:
             seconds=trained - began,
             validation_seconds=time.monotonic() - trained,
         )
+        self._require_learning(epoch)
         if self.phase == "train":
             self.history.epochs.append(epoch)
         else:
@@ -230,6 +233,19 @@ class Loop:
         if self.material.checkpoints is not None:
             self._save(self.material.checkpoints, self.random.bit_generator.state)
         self.material.watcher.epoch_ended(epoch)
+
+    def _require_learning(self, epoch: Epoch) -> None:
+        """Passes an epoch that is not far worse than guessing.
+
+        Raises:
+            FloatingPointError: It is; validation may hide that, since it can leave the interest out of the scores.
+        """
+        guessing = math.log(self.material.text_vectors.shape[0])
+        if self.material.config.loss in _SOFTMAX and epoch.loss > 2 * guessing + 1:
+            raise FloatingPointError(
+                f"epoch {epoch.number} has loss {epoch.loss:.3g}, guessing has {guessing:.3g}; training has diverged: "
+                "lower the learning rate"
+            )
 
     def _require_converged(self, loss: float) -> None:
         """Passes a refit, which no validation judges, whose loss and parameters are those of a training that converges.
