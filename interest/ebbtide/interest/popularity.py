@@ -117,7 +117,7 @@ class PriorOfOthers:
     """The popularity prior of items that an export does not have, as if its log had no event of theirs.
 
     An item of the catalog without events was on offer and nobody took it. Of one that was just added nothing is known,
-    so it begins as popular as the average item; like all counts, what it begins with decays, and only its events stay.
+    so it begins as popular as the average item, with counts that decay as those of events do.
     """
 
     counted: CountedPopularity
