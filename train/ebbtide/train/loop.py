@@ -37,8 +37,8 @@ from ebbtide.train.step import Step
 from ebbtide.train.windows import batches, training_windows
 
 _MAX_GRADIENT_NORM = 5.0
-_SOFTMAX = {Loss.full_softmax, Loss.sampled_softmax}
-"""Losses in nats, which know how bad guessing is."""
+_LARGEST_PARAMETER = 1e4
+"""Of a training that converges, the largest are a thousandth of it."""
 _NO_WORSE = 0.01
 """Relative loss of NDCG@10 that is chance: of epochs so near the best one, the last is chosen."""
 _MODEL, _BEST, _OPTIMIZER, _ENCODER = "model.", "best.", "optimizer.", "encoder."
@@ -215,11 +215,10 @@ class Loop:
             seconds=trained - began,
             validation_seconds=time.monotonic() - trained,
         )
-        self._require_learning(epoch)
+        self._require_converged(epoch)
         if self.phase == "train":
             self.history.epochs.append(epoch)
         else:
-            self._require_converged(epoch.loss)
             self.refit_epochs = number
         best = self.history.best_ndcg_at_10
         # Of ratings NDCG says nothing: with their loss the last epoch is the best.
@@ -234,35 +233,27 @@ class Loop:
             self._save(self.material.checkpoints, self.random.bit_generator.state)
         self.material.watcher.epoch_ended(epoch)
 
-    def _require_learning(self, epoch: Epoch) -> None:
-        """Passes an epoch that is not far worse than guessing.
+    def _require_converged(self, epoch: Epoch) -> None:
+        """Passes an epoch whose loss and parameters are those of a training that converges.
 
-        Raises:
-            FloatingPointError: It is; validation may hide that, since it can leave the interest out of the scores.
-        """
-        guessing = math.log(self.material.text_vectors.shape[0])
-        if self.material.config.loss in _SOFTMAX and epoch.loss > 2 * guessing + 1:
-            raise FloatingPointError(
-                f"epoch {epoch.number} has loss {epoch.loss:.3g}, guessing has {guessing:.3g}; training has diverged: "
-                "lower the learning rate"
-            )
-
-    def _require_converged(self, loss: float) -> None:
-        """Passes a refit, which no validation judges, whose loss and parameters are those of a training that converges.
+        Validation need not see that they are not, since it can leave the interest out of the scores, and no validation
+        judges a refit.
 
         Raises:
             FloatingPointError: They are not.
         """
         before = max((epoch.loss for epoch in self.history.epochs if epoch.number), default=math.inf)
-        if self.baskets and not loss <= 2 * before + 1:
+        if self.phase == "refit" and self.baskets and not epoch.loss <= 2 * before + 1:
             raise FloatingPointError(
-                f"the refit has loss {loss:.3g}, training had {before:.3g}; training has diverged: lower the learning "
-                "rate"
+                f"the refit has loss {epoch.loss:.3g}, training had {before:.3g}; training has diverged: lower the "
+                "learning rate"
             )
-        parameters = [*self.model.parameters(), *self._encoder_parameters()]
-        if not all(bool(value.isfinite().all()) for value in parameters):
+        parameters = [value for value in (*self.model.parameters(), *self._encoder_parameters()) if value.numel()]
+        largest = max(float(value.detach().abs().max()) for value in parameters)
+        if not largest <= _LARGEST_PARAMETER:
             raise FloatingPointError(
-                "a parameter is not a finite number after the refit; training has diverged: lower the learning rate"
+                f"a parameter has grown to {largest:.3g} in epoch {epoch.number}; training has diverged: lower the "
+                "learning rate"
             )
 
     def _validate(self) -> tuple[Metrics | None, Variant]:
