@@ -142,7 +142,7 @@ def tagged(tmp_path):
             "userID": [*range(10), 0, 1],
             "artistID": [1] * 10 + [2, 1],
             "tagID": [1] * 10 + [2, 2],
-            "time": pl.Series([3_600_000_000 * hour for hour in hours]).cast(pl.Datetime("us", "UTC")),
+            "time": pl.Series([3_600_000_000 * (350_000 + hour) for hour in hours]).cast(pl.Datetime("us", "UTC")),
         }
     ).write_parquet(tmp_path / "tag_events.parquet")
     pl.DataFrame({"id": [1, 2, 3], "name": ["A", "B", "C"]}).write_parquet(tmp_path / "artists.parquet")
