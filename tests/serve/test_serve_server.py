@@ -275,6 +275,39 @@ class TritonPythonModel:
         TritonServer(config).start()
 
 
+@pytest.mark.parametrize(("crashes", "starts"), [(2, 3), (9, 3)])
+def test_server_is_started_again_when_a_signal_ends_it_while_it_starts(crashes, starts, repository, tmp_path, caplog):
+    began = tmp_path / "began"
+    ends_the_server = f"""
+import os
+import signal
+import time
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        with open({str(began)!r}, "a+") as file:
+            file.write("x")
+            file.seek(0)
+            if len(file.read()) <= {crashes}:
+                os.kill(os.getppid(), signal.SIGABRT)
+                time.sleep(600)
+
+    def execute(self, requests):
+        return []
+"""
+    (repository / "echo" / "1" / "model.py").write_text(ends_the_server)
+    server = TritonServer(ServerConfig(repository))
+    if crashes < starts:
+        with server:
+            assert server.is_running()
+    else:
+        with pytest.raises(ServerStartError, match=r"^the server ended with status 134 while starting"):
+            server.start()
+    assert began.read_text() == "x" * starts
+    assert caplog.messages == ["the server ended with status 134 while starting; it is started again"] * (starts - 1)
+
+
 def test_explicit_control_loads_only_what_is_named_when_it_starts(repository, models):
     models.write_python(repository, "other")
     with TritonServer(ServerConfig(repository, model_control="explicit", load_models=("other",))) as server:

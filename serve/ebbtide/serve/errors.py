@@ -50,6 +50,10 @@ class ServerStartError(ServeError):
     """The server died while starting, or was not ready in time."""
 
 
+class ServerCrashError(ServerStartError):
+    """A signal ended the server while it was starting, and it had refused no model."""
+
+
 class ModelLoadError(ServerStartError):
     """The server refused at least one model."""
 

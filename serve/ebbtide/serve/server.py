@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import secrets
 import shutil
@@ -19,15 +20,21 @@ from types import TracebackType
 from ebbtide.serve import startup, supervisor
 from ebbtide.serve.config import ServerConfig
 from ebbtide.serve.distribution import embedded_server
-from ebbtide.serve.errors import ModelLoadError, PortInUseError, ServerStartError, ServerStateError
+from ebbtide.serve.errors import ModelLoadError, PortInUseError, ServerCrashError, ServerStartError, ServerStateError
 from ebbtide.serve.launch import command_line, environment
 from ebbtide.serve.plain_paths import has_plain_state, is_plain, plain_path, plain_scratch, plain_state
 from ebbtide.serve.ports import Ports, authority, choose_ports, connect_host
 from ebbtide.serve.startup import LogFollower, Progress
 from ebbtide.store import ADDRESS_VARIABLE
 
+logger = logging.getLogger("ebbtide.serve")
+
 _POLL_INTERVAL_S = 0.05
 _PORT_ATTEMPTS = 5
+_CRASHES = 3
+"""So often a server may end by a signal before its start fails."""
+_SIGNALLED = 128
+"""Exit statuses above it tell a signal."""
 _TAIL_LINES = 20
 _SUPERVISOR_MARGIN_S = 5.0
 
@@ -139,6 +146,7 @@ class TritonServer:
             raise ServerStateError("the server was started already: stop it first")
         config, began = self._config, time.monotonic()
         fixed = None not in (config.grpc_port, config.http_port, config.metrics_port)
+        crashes = 0
         for attempt in range(1, _PORT_ATTEMPTS + 1):
             try:
                 self._start_once()
@@ -146,6 +154,14 @@ class TritonServer:
                 # Another process bound the free port between its choice and the server's bind.
                 if fixed or self._ports is None or attempt == _PORT_ATTEMPTS:
                     raise
+                self._ports = None
+            except ServerCrashError as error:
+                # The Python backend takes a process for dead that a busy machine did not let run for a moment, and the
+                # server may end with it.
+                crashes += 1
+                if crashes == _CRASHES or attempt == _PORT_ATTEMPTS:
+                    raise
+                logger.warning("%s; it is started again", str(error).partition(". The end of its log")[0])
                 self._ports = None
             else:
                 self._startup_s = time.monotonic() - began
@@ -303,7 +319,8 @@ class TritonServer:
         tail = f"The end of its log ({self._log_path}):\n{log.tail(_TAIL_LINES)}"
         if log.port_taken:
             raise PortInUseError(f"the server could not bind a port of {self._ports} on {self._config.host}. {tail}")
-        raise ServerStartError(f"the server ended with status {status} while starting. {tail}")
+        kind = ServerCrashError if status > _SIGNALLED and not log.failed else ServerStartError
+        raise kind(f"the server ended with status {status} while starting. {tail}")
 
     def _end_process(self) -> None:
         process = self._process
