@@ -6,7 +6,7 @@ import json
 import ssl
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import grpc
@@ -234,17 +234,24 @@ def test_http_tells_problems_of_its_own_when_the_request_is_not_one_of_the_schem
     assert answers[-1].json["field"] == "x-timeout-ms"
 
 
+@asynccontextmanager
+async def slow_call(caller, started):
+    """A call that Triton works on, which the caller leaves at the end."""
+    with closing(caller.connection()) as connection:
+        sent = json.dumps({"texts": ["slow"]})
+        headers = {"content-type": "application/json", "x-timeout-ms": "600000"}
+        await asyncio.to_thread(connection.request, "POST", "/v1/embed", sent, headers)
+        while not started.exists():
+            await asyncio.sleep(0.01)
+        yield
+
+
 def test_http_refuses_when_it_has_enough_to_do(slow_triton, small_repository):
     started = small_repository / "embed" / "started"
     started.unlink(missing_ok=True)
 
     async def two(caller):
-        with closing(caller.connection()) as connection:
-            sent = json.dumps({"texts": ["slow"]})
-            headers = {"content-type": "application/json", "x-timeout-ms": "600000"}
-            await asyncio.to_thread(connection.request, "POST", "/v1/embed", sent, headers)
-            while not started.exists():
-                await asyncio.sleep(0.01)
+        async with slow_call(caller, started):
             return await caller.post("embed", {"texts": ["fast"]})
 
     refused = ask(slow_triton.grpc_url, two, max_concurrency=1, max_timeout_s=600)
@@ -265,12 +272,8 @@ def test_http_cancels_the_call_in_triton_when_the_caller_goes_away(slow_triton, 
         mark.unlink(missing_ok=True)
 
     async def leave(caller):
-        with closing(caller.connection()) as connection:
-            sent = json.dumps({"texts": ["slow"]})
-            headers = {"content-type": "application/json", "x-timeout-ms": "600000"}
-            await asyncio.to_thread(connection.request, "POST", "/v1/embed", sent, headers)
-            while not started.exists():
-                await asyncio.sleep(0.01)
+        async with slow_call(caller, started):
+            pass
         while not cancelled.exists():
             await asyncio.sleep(0.01)
 
