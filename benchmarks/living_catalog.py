@@ -112,14 +112,11 @@ def measure(bundle: InterestBundle, repository: Path, store: MeasuredStore) -> d
             """Whether both servers recommend a new film to a user."""
             return all(_SEQUELS.keys() & set(found) for found in lists(user_id))
 
-        # First, who is a user that one of them suits.
-        clients[0].add_items(sequels)
-        until(lambda: all(scored(item_id) == len(clients) for item_id in _SEQUELS))
-        fitting = next(filter(recommended, map(str, log.users)), None)
-        clients[0].remove_items(list(_SEQUELS))
-        until(lambda: not any(scored(item_id) for item_id in _SEQUELS))
         clients[0].add_items(sequels)
         seconds["new_item_s"] = until(lambda: scored(_NEW) == len(clients))
+        # Who is a user that one of them suits; then they are new again.
+        until(lambda: all(scored(item_id) == len(clients) for item_id in _SEQUELS))
+        fitting = next(filter(recommended, map(str, log.users)), None)
         clients[0].remove_items(list(_SEQUELS))
         until(lambda: not any(scored(item_id) for item_id in _SEQUELS))
         clients[0].add_items(sequels)

@@ -156,8 +156,8 @@ class TritonServer:
                     raise
                 self._ports = None
             except ServerCrashError as error:
-                # The Python backend takes a process for dead that a busy machine did not let run for a moment, and the
-                # server may end with it.
+                # Seen where a busy machine let it wait for seconds: the Python backend ends the server with an uncaught
+                # `boost::interprocess::lock_exception`.
                 crashes += 1
                 if crashes == _CRASHES or attempt == _PORT_ATTEMPTS:
                     raise
