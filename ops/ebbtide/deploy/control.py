@@ -126,17 +126,14 @@ class ModelControl:
         with self._told(f"unloading {name}"):
             self._triton.unload_model(name, **self._loading)
 
-    def loaded_versions(self) -> dict[str, set[int]]:
-        """The versions that are ready, by model.
+    def is_ready(self, name: str) -> bool:
+        """Whether a model answers; the index of the repository lists none that the folder does not have.
 
         Raises:
             ModelControlError: The server cannot be reached.
         """
-        found: dict[str, set[int]] = {}
-        for model in self._index():
-            if model.state == "READY":
-                found.setdefault(str(model.name), set()).add(int(model.version))
-        return found
+        with self._told(f"asking for {name}"):
+            return bool(self._triton.is_model_ready(name, client_timeout=_ASK_TIMEOUT_S))
 
     def require_loaded(self, configs: Sequence[Any]) -> None:
         """Passes a server on which all versions are ready that configs ask for.
@@ -148,7 +145,9 @@ class ModelControl:
             LoadRefusedError: With the server's words on the first version that is not.
             ModelControlError: The server cannot be reached.
         """
-        found = {(str(model.name), int(model.version or 0)): model for model in self._index()}
+        with self._told("asking for its models"):
+            index = self._triton.get_model_repository_index(headers=self._headers, client_timeout=_ASK_TIMEOUT_S)
+        found = {(str(model.name), int(model.version or 0)): model for model in index.models}
         for config in configs:
             for version in config.version_policy.specific.versions:
                 model = found.get((config.name, version))
@@ -189,11 +188,6 @@ class ModelControl:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-    def _index(self) -> Any:  # noqa: ANN401 - tritonclient carries no types
-        with self._told("asking for its models"):
-            index = self._triton.get_model_repository_index(headers=self._headers, client_timeout=_ASK_TIMEOUT_S)
-        return index.models
 
     def _load_ensemble(self, config: Any, timeout_s: float) -> None:  # noqa: ANN401 - tritonclient carries no types
         (version,) = config.version_policy.specific.versions

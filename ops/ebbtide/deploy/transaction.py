@@ -161,18 +161,23 @@ def park_candidates(servers: Sequence[ModelControl], repository: Path, version: 
     They are not unloaded: of 100 unloads of an ensemble whose models stay, one ended tritonserver 2.51 (signal 11, in
     its graph of dependencies). Loading one anew never did.
     """
-    fingerprint = versions.version_fingerprint(repository, version)
+    parked = Served(version, versions.version_fingerprint(repository, version))
     for server in servers:
-        loaded = server.loaded_versions()
         for model in versions.ensembles(repository):
-            if f"{model.name}{served_models.CANDIDATE_SUFFIX}" in loaded:
-                load_candidate(server, repository, model.name, version, fingerprint)
+            name = candidate_of(model.name)
+            if server.is_ready(name) and server.served(name) != parked:
+                load_candidate(server, repository, model.name, version, parked.fingerprint)
+
+
+def candidate_of(ensemble: str) -> str:
+    """The name under which a version that is not in service has an ensemble; no client asks for it."""
+    return f"{ensemble}{served_models.CANDIDATE_SUFFIX}"
 
 
 def load_candidate(server: ModelControl, repository: Path, name: str, version: int, fingerprint: str) -> str:
-    """Loads an ensemble of a version under a name that no client asks for; the name."""
+    """Loads an ensemble of a version as candidate; its name."""
     config = versions.read_model_config(repository, name)
-    config.name = f"{name}{served_models.CANDIDATE_SUFFIX}"
+    config.name = candidate_of(name)
     versions.pin(config, version, fingerprint)
     server.load_ensemble(config)
     return str(config.name)

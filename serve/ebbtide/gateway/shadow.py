@@ -27,8 +27,9 @@ logger = logging.getLogger("ebbtide.gateway.shadow")
 COMPARED_ITEMS = 10
 _WAITING = 64
 """Requests that wait at most; a further one is dropped."""
-_AT_ONCE = 4
-_LOOK_AGAIN_S = 2.0
+AT_ONCE = 4
+"""Mirrored requests in flight at most."""
+LOOK_AGAIN_S = 2.0
 """For so long after a look that found no version in shadow, requests are counted as absent without another look."""
 
 
@@ -100,7 +101,7 @@ class Shadow:
 
     def start(self) -> None:
         """Begins to mirror."""
-        self._tasks = [asyncio.create_task(self._mirror()) for _ in range(_AT_ONCE)]
+        self._tasks = [asyncio.create_task(self._mirror()) for _ in range(AT_ONCE)]
         self._tasks.append(asyncio.create_task(self._summarize()))
 
     async def stop(self) -> None:
@@ -177,7 +178,7 @@ class Shadow:
         return Outcome.COMPARED
 
     def _none_there(self) -> Outcome:
-        self._absent_until_s = time.monotonic() + _LOOK_AGAIN_S
+        self._absent_until_s = time.monotonic() + LOOK_AGAIN_S
         return Outcome.ABSENT
 
     def _count(self, outcome: Outcome) -> None:

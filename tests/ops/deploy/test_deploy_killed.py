@@ -14,6 +14,7 @@ import pytest
 
 from commands import ebbtide, run
 from ebbtide.deploy import ModelControl, deploy, roll_back
+from ebbtide.deploy.transaction import candidate_of
 from ebbtide.export import versions
 from ebbtide.interest import admin_key, contract
 from ebbtide.serve import ServerConfig, TritonServer
@@ -99,8 +100,8 @@ def assert_served(folder: Path, server: TritonServer, version: int) -> None:
     assert set(versions.ensemble_versions(folder).values()) == {version}
     with ModelControl(server.grpc_url, key=key_of(folder)) as control:
         assert {control.served(model.name).version for model in versions.ensembles(folder)} == {version}
-        candidates = [name for name in control.loaded_versions() if name.endswith("_candidate")]
-        assert {control.served(name).version for name in candidates} <= set(versions.loaded_versions(folder))
+        candidates = filter(control.is_ready, [candidate_of(model.name) for model in versions.ensembles(folder)])
+        assert {control.served(name).version for name in candidates} <= {version}
     assert not (folder / contract.JOURNAL_FILE).exists()
 
 
