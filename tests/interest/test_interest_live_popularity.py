@@ -25,7 +25,7 @@ from ebbtide.train.popularity import counted_at
 NOW = 1_700_000_000_000
 DAY_MS = 86_400_000
 HALF_LIVES = np.array([0.05, 2.0, 30.0, np.inf])
-SMOOTHING = Smoothing(HALF_LIVES, np.array([4.0, np.inf, 20.0, 50.0]), (0, 1, 2))
+SMOOTHING = Smoothing(HALF_LIVES, np.array([4.0, np.inf, 20.0, 50.0]), (0, 1, 2), 3.0)
 
 
 @pytest.fixture
@@ -58,6 +58,11 @@ class Counted:
 def old_log(model, events=300):
     random = np.random.default_rng(1)
     return random.integers(0, len(model.keys), events), NOW - random.integers(1, 90 * DAY_MS, events)
+
+
+def log_of_all_items(model):
+    item = np.arange(len(model.keys))
+    return item, NOW - 1 - item
 
 
 @settings(max_examples=8)
@@ -104,7 +109,7 @@ def test_events_that_the_export_has_counted_do_not_count_again(model, store):
 
 
 def test_batch_counts_once_when_it_is_sent_again(model, store, monkeypatch):
-    version = Counted(model, store, *old_log(model))
+    version = Counted(model, store, *log_of_all_items(model))
     writer = version.writer()
     original, calls = type(store).update, []
 
@@ -126,7 +131,7 @@ def test_batch_counts_once_when_it_is_sent_again(model, store, monkeypatch):
 
 
 def test_every_version_in_use_counts_what_one_of_them_observes(model, store):
-    item, time_ms = old_log(model)
+    item, time_ms = log_of_all_items(model)
     old = Counted(model, store, item, time_ms)
     later = Counted(model, store, item, time_ms, NOW + 1000, fingerprint="e" * 16)
     # Servers that have loaded a version are told in the store, before they have observed anything.
@@ -141,7 +146,7 @@ def test_every_version_in_use_counts_what_one_of_them_observes(model, store):
 
 
 def test_observed_events_count_unless_repeated_unknown_or_as_exported(model, store):
-    version = Counted(model, store, *old_log(model))
+    version = Counted(model, store, *log_of_all_items(model))
     writer = version.writer()
     observer = Observer(model.pipeline, version.users, clock_ms=lambda: NOW + DAY_MS, popularity=writer)
 
@@ -169,7 +174,7 @@ def test_observed_events_count_unless_repeated_unknown_or_as_exported(model, sto
 @pytest.fixture
 def trending(model, store):
     """A version after one item became popular."""
-    version = Counted(model, store, *old_log(model))
+    version = Counted(model, store, *log_of_all_items(model))
     version.explainer = type(model.explainer)(model.pipeline, version.factors)
     version.scorer = type(model.scorer)(model.pipeline, version.factors)
     writer = version.writer()
@@ -234,10 +239,11 @@ def test_part_is_read_as_written_and_damage_is_named():
     part = Part.empty(settings_of).plus(settings_of, np.array([5, 2, 5]), np.array([NOW, NOW, NOW + 1]), 2**63 + 1, 4)
     read = Part.from_bytes(part.to_bytes())
     assert (read.as_of_ms, read.key.tolist(), dict(read.batches)) == (NOW + 1, [2, 5], {2**63 + 1: 4})
+    assert read.first_ms.tolist() == [NOW, NOW]
     np.testing.assert_array_equal(read.counts, part.counts)
     with pytest.raises(ValueError, match="damaged record"):
         Part.from_bytes(part.to_bytes()[:-3])
-    with pytest.raises(ValueError, match="got format 9; expected 1"):
+    with pytest.raises(ValueError, match="got format 9; expected 2"):
         Part.from_bytes(b"\x09" + part.to_bytes()[1:])
 
 
@@ -245,7 +251,7 @@ def test_counts_are_read_as_the_export_wrote_them():
     counted = CountedPopularity(SMOOTHING, np.ones((4, 3)), NOW)
     read = CountedPopularity.from_tensors(counted.to_tensors())
     assert read is not None
-    assert (read.smoothing.starts, read.as_of_ms) == (SMOOTHING.starts, NOW)
+    assert (read.smoothing.starts, read.smoothing.first_event_bonus, read.as_of_ms) == ((0, 1, 2), 3, NOW)
     np.testing.assert_array_equal(read.columns(), counted.columns())
     assert CountedPopularity.from_tensors({}) is None
 

@@ -7,22 +7,23 @@ from ebbtide.data.events import EventLog
 from ebbtide.interest.events import MS_PER_DAY
 from ebbtide.interest.popularity import Smoothing
 from ebbtide.train.config import DENSE_HALF_LIFE_DAYS
-from ebbtide.train.popularity import LivePopularity, PopularitySnapshots, columns_at, snapshot_times
+from ebbtide.train.popularity import LivePopularity, PopularitySnapshots, columns_at, is_first, snapshot_times
 from ebbtide.train.popularity_fit import fit_smoothing
 
 ITEMS = 6
 
 
-def smoothing(half_lives, events, starts=(0,)):
-    return Smoothing(np.array(half_lives), np.array(events), starts)
+def smoothing(half_lives, events, starts=(0,), bonus=0.0):
+    return Smoothing(np.array(half_lives), np.array(events), starts, bonus)
 
 
-def share_by_hand(item, time_ms, half_lives, events, timestamp, start=0):
+def share_by_hand(item, time_ms, half_lives, events, timestamp, start=0, bonus=0.0):
     share = np.full(ITEMS, 1 / ITEMS)
     before = time_ms < timestamp
     for half_life, smooth in reversed(list(zip(half_lives, events, strict=True))[start:]):
         weight = 0.5 ** ((timestamp - time_ms[before]) / MS_PER_DAY / half_life)
-        counts = np.array([weight[item[before] == which].sum() for which in range(ITEMS)])
+        of_items = [weight[item[before] == which] for which in range(ITEMS)]
+        counts = np.array([one.sum() + bonus * one.min(initial=np.inf if one.size else 0) for one in of_items])
         if np.isfinite(smooth):
             share = (counts + smooth * share) / (counts.sum() + smooth)
     return share
@@ -34,15 +35,16 @@ def events():
     return random.integers(0, ITEMS, 200), random.integers(0, 50 * MS_PER_DAY, 200)
 
 
-def test_columns_are_log_shares_of_earlier_events_at_any_time(events):
+@pytest.mark.parametrize("bonus", [0.0, 2.5])
+def test_columns_are_log_shares_of_earlier_events_at_any_time(events, bonus):
     item, time_ms = events
     half_lives, smooth = (0.5, 7.0, 30.0, np.inf), (3.0, np.inf, 20.0, 50.0)
-    prior = smoothing(half_lives, smooth, (0, 2))
+    prior = smoothing(half_lives, smooth, (0, 2), bonus)
     times = np.sort(np.r_[np.random.default_rng(6).choice(time_ms, 9), 60 * MS_PER_DAY, time_ms.min() - 5])
     found = list(LivePopularity(item, time_ms, ITEMS, prior).columns_at(times))
     for time, columns in zip(times, found, strict=True):
         for column, start in enumerate((0, 2)):
-            expected = np.log(ITEMS * share_by_hand(item, time_ms, half_lives, smooth, time, start))
+            expected = np.log(ITEMS * share_by_hand(item, time_ms, half_lives, smooth, time, start, bonus))
             np.testing.assert_allclose(columns[:, column], expected, rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(columns_at(item, time_ms, ITEMS, prior, int(time)), columns)
 
@@ -102,3 +104,21 @@ def test_fit_leaves_out_most_half_lives():
     log = one_user(random.integers(0, 50, 5_000), np.sort(random.integers(0, 100 * MS_PER_DAY, 5_000)))
     found = fit_smoothing(log, np.ones(log.events, bool), 50, DENSE_HALF_LIFE_DAYS, (0,), seed=0)
     assert np.isfinite(found.events).sum() <= 2
+    assert found.first_event_bonus == 0
+
+
+def test_fit_counts_first_events_more_when_items_are_most_popular_just_after_them():
+    random = np.random.default_rng(2)
+    # Each day an item comes out, which gets half of that day's events, and a third of them the day after.
+    day = np.sort(random.integers(0, 200, 20_000))
+    age = random.choice([0, 1, 400], day.shape, p=[1 / 2, 1 / 6, 1 / 3])
+    item = np.where(age <= day, day - age, random.integers(0, day + 1)).astype(np.int64)
+    time_ms = np.sort(day * MS_PER_DAY + random.integers(0, MS_PER_DAY, day.shape))
+    log = one_user(item, time_ms)
+    found = fit_smoothing(log, np.ones(log.events, bool), 200, DENSE_HALF_LIFE_DAYS, (0,), seed=0)
+    assert found.first_event_bonus > 2
+
+
+def test_first_event_of_an_item_is_one_of_those_at_its_first_time():
+    found = is_first(np.array([2, 1, 2, 1, 0, 2]), np.array([5, 9, 3, 9, 1, 3]))
+    assert found.tolist() == [False, True, True, False, True, False]

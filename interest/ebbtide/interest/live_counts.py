@@ -40,7 +40,7 @@ LEAST_COUNT = 1e-9
 """An item whose counts are all smaller is dropped."""
 
 _PART_SHIFT = 56
-_FORMAT = 1
+_FORMAT = 2
 _SEEN_EVERY_MS = 3_600_000
 _DROPPED_AFTER_MS = 7 * MS_PER_DAY
 _HEAD = struct.Struct("<HHIIq")
@@ -70,8 +70,9 @@ class Settings:
 
     @property
     def name(self) -> bytes:
-        """What the records are kept under."""
-        return b"popularity " + hashlib.sha256(self.to_bytes(0)).hexdigest()[:_NAME_CHARACTERS].encode()
+        """What the records are kept under; records of an earlier format are as those of a version out of use."""
+        told = bytes([_FORMAT]) + self.to_bytes(0)
+        return b"popularity " + hashlib.sha256(told).hexdigest()[:_NAME_CHARACTERS].encode()
 
     def to_bytes(self, seen_ms: int) -> bytes:
         """The settings as a record.
@@ -97,8 +98,10 @@ class Part:
     """Of the newest event that is counted."""
     key: Ints
     """``[items]``, ascending."""
+    first_ms: Ints
+    """``[items]``: of the first event that is counted."""
     counts: Doubles
-    """``[half-lives, items]``."""
+    """``[half-lives, items]``, without the bonus of first events."""
     batches: Mapping[int, int]
     """The number of the last batch of each writer, the writer that wrote last at the end."""
 
@@ -122,18 +125,20 @@ class Part:
         counts[:, old] = self.counts * np.exp(-rate * (as_of_ms - self.as_of_ms))[:, None]
         for row, of_half_life in zip(counts, rate.tolist(), strict=True):
             row += np.bincount(new, weights=np.exp(-of_half_life * (as_of_ms - time_ms)), minlength=union.size)
+        first_ms = np.full(union.size, np.iinfo(np.int64).max)
+        first_ms[old] = self.first_ms
+        np.minimum.at(first_ms, new, time_ms)
         stays = counts.max(axis=0, initial=0) >= LEAST_COUNT
         batches = {other: last for other, last in self.batches.items() if other != writer}
         kept = dict(list(batches.items())[-(_MOST_WRITERS - 1) :])
-        return Part(as_of_ms, union[stays], counts[:, stays], {**kept, writer: batch})
+        return Part(as_of_ms, union[stays], first_ms[stays], counts[:, stays], {**kept, writer: batch})
 
     def to_bytes(self) -> bytes:
         """The part as a record."""
         numbers = np.array(list(self.batches.items()), dtype="<u8").reshape(-1)
         head = _HEAD.pack(_FORMAT, self.counts.shape[0], self.key.size, len(self.batches), self.as_of_ms)
-        return b"".join(
-            [head, numbers.tobytes(), self.key.astype("<i8").tobytes(), self.counts.astype("<f8").tobytes()]
-        )
+        items = (self.key.astype("<i8"), self.first_ms.astype("<i8"), self.counts.astype("<f8"))
+        return b"".join([head, numbers.tobytes(), *(column.tobytes() for column in items)])
 
     @classmethod
     def from_bytes(cls, record: bytes) -> Part:
@@ -148,17 +153,19 @@ class Part:
                 raise ValueError(f"counts of popularity: got format {found}; expected {_FORMAT}")
             numbers = np.frombuffer(record, "<u8", 2 * writers, _HEAD.size).reshape(-1, 2)
             start = _HEAD.size + numbers.nbytes
-            key = np.frombuffer(record, "<i8", items, start)
-            counts = np.frombuffer(record, "<f8", half_lives * items, start + key.nbytes).reshape(half_lives, items)
+            key, first_ms = np.frombuffer(record, "<i8", 2 * items, start).reshape(2, items)
+            start += key.nbytes + first_ms.nbytes
+            counts = np.frombuffer(record, "<f8", half_lives * items, start).reshape(half_lives, items)
         except (struct.error, ValueError) as error:
             raise ValueError(f"counts of popularity: got a damaged record: {error}") from error
         batches = {int(writer): int(batch) for writer, batch in numbers.tolist()}
-        return cls(as_of_ms, key.astype(np.int64), counts.astype(np.float64), batches)
+        return cls(as_of_ms, key.astype(np.int64), first_ms.astype(np.int64), counts.astype(np.float64), batches)
 
     @classmethod
     def empty(cls, settings: Settings) -> Part:
         """A part without events."""
-        return cls(0, np.empty(0, dtype=np.int64), np.empty((settings.half_life_days.size, 0)), {})
+        none = np.empty(0, dtype=np.int64)
+        return cls(0, none, none, np.empty((settings.half_life_days.size, 0)), {})
 
 
 class PopularityWriter:

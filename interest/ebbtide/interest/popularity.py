@@ -9,6 +9,9 @@ back each other off, longest first, as n-gram orders do in a language model (Dir
 where h' is the next longer half-life, and the longest one backs off to 1 / items. s_h is a number of events, fitted to
 the log (`ebbtide.train.popularity_fit`): where it is small, half-life h alone decides; where it is infinite, h has no
 effect. In a quiet hour, when short counts have decayed to nothing, the longer half-lives take over.
+
+The first event of an item says more than that one user took it: the item is new, and most items are never as popular
+as soon after. So it counts as 1 + b events, with b fitted to the log too.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 _HALF_LIVES, _EVENTS, _STARTS, _COUNTS, _AS_OF = "half_life_days", "smoothing_events", "starts", "counts", "as_of_ms"
+_FIRST_EVENT_BONUS = "first_event_bonus"
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Smoothing:
     effect."""
     starts: tuple[int, ...]
     """p indices of half-lives. Column c uses the half-lives from ``starts[c]`` on; the first start is 0."""
+    first_event_bonus: float = 0.0
+    """b: the first event of an item counts as 1 + b events."""
 
     @property
     def decay_rate_per_ms(self) -> Doubles:
@@ -97,6 +103,7 @@ class CountedPopularity:
             _HALF_LIVES: self.smoothing.half_life_days,
             _EVENTS: self.smoothing.events,
             _STARTS: np.array(self.smoothing.starts, dtype=np.int64),
+            _FIRST_EVENT_BONUS: np.array([self.smoothing.first_event_bonus]),
             _COUNTS: self.counts,
             _AS_OF: np.array([self.as_of_ms], dtype=np.int64),
         }
@@ -107,7 +114,11 @@ class CountedPopularity:
         if not tensors:
             return None
         smoothing = Smoothing(
-            np.array(tensors[_HALF_LIVES]), np.array(tensors[_EVENTS]), tuple(np.asarray(tensors[_STARTS]).tolist())
+            np.array(tensors[_HALF_LIVES]),
+            np.array(tensors[_EVENTS]),
+            tuple(np.asarray(tensors[_STARTS]).tolist()),
+            # Exports from before there was one have none.
+            float(tensors[_FIRST_EVENT_BONUS][0]) if _FIRST_EVENT_BONUS in tensors else 0.0,
         )
         return cls(smoothing, np.asarray(tensors[_COUNTS]), int(tensors[_AS_OF][0]))
 

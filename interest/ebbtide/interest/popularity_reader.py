@@ -110,11 +110,14 @@ class PopularityReader:
         # A half-life without effect has no counts at export.
         rate = np.where(np.isfinite(base.smoothing.events), base.smoothing.decay_rate_per_ms, 0)
         counts = base.counts * np.exp(-rate * (as_of_ms - base.as_of_ms))[:, None]
+        had_events = base.counts.any(axis=0)
         keys, columns = [np.empty(0, dtype=np.int64)], [np.empty((rate.size, 0))]
         for part in parts:
             item = self._pipeline.index.find(part.key)
             known = item != UNKNOWN
             of_part = part.counts * np.exp(-rate * (as_of_ms - part.as_of_ms))[:, None]
+            is_first = ~(known & had_events[item])
+            of_part += is_first * base.smoothing.first_event_bonus * np.exp(-np.outer(rate, as_of_ms - part.first_ms))
             counts[:, item[known]] += of_part[:, known]
             keys.append(part.key[~known])
             columns.append(of_part[:, ~known])

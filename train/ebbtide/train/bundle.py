@@ -36,7 +36,7 @@ from ebbtide.train.files import default_mode, partial_folder, put_in_place
 from ebbtide.train.model import InterestModel
 from ebbtide.train.privacy import Guarantee
 
-FORMAT = 2
+FORMAT = 3
 WEIGHTS_FILE = "weights.safetensors"
 ENCODER_FOLDER = "encoder"
 TUNED = "bundle:encoder"

@@ -88,6 +88,7 @@ class Loop:
         if saved is None:
             if material.smoothing is not None:
                 self.model.prior_smoothing_events.copy_(torch.from_numpy(material.smoothing.events))
+                self.model.prior_first_event_bonus.fill_(material.smoothing.first_event_bonus)
             self._warm_start(training)
         self.step = Step(
             self.model, material.log, material.tensors, material.popularity, training, config, self.fine_tuner

@@ -82,6 +82,8 @@ class InterestModel(nn.Module):
     0 during training. 0 in a finished model, whose gamma says how much they count."""
     prior_smoothing_events: Tensor
     """``[half-lives]`` float64, see `Smoothing.events`; fitted before training, not learned by gradient descent."""
+    prior_first_event_bonus: Tensor
+    """Float64 scalar, see `Smoothing.first_event_bonus`; fitted with them."""
 
     def __init__(self, config: ModelConfig, text_vectors: Tensor, features: Mapping[str, Tensor] | None = None) -> None:
         """Starts from log-spaced half-lives and random projections; seed torch before for a reproducible start.
@@ -108,6 +110,7 @@ class InterestModel(nn.Module):
         self.linear_dimensions = 0
         half_lives = config.effective_prior_half_life_days
         self.register_buffer("prior_smoothing_events", torch.full((len(half_lives),), 1e4, dtype=torch.float64))
+        self.register_buffer("prior_first_event_bonus", torch.zeros((), dtype=torch.float64))
         # Alone the prior then gives every item its share of what is popular.
         weight = torch.eye(1, len(config.prior_starts))[0]
         self.prior_weight = nn.Parameter(weight, requires_grad=bool(half_lives))
@@ -196,6 +199,7 @@ class InterestModel(nn.Module):
             half_life_days=np.array(self.config.effective_prior_half_life_days, dtype=np.float64),
             events=self.prior_smoothing_events.cpu().numpy(),
             starts=self.config.prior_starts,
+            first_event_bonus=float(self.prior_first_event_bonus),
         )
 
     @property

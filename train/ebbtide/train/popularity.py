@@ -59,6 +59,7 @@ class LivePopularity:
         """
         order = np.argsort(time_ms, kind="stable")
         self._item, self._time_ms = item[order], time_ms[order]
+        self._weight = 1 + smoothing.first_event_bonus * is_first(item, time_ms)[order]
         self._smoothing = smoothing
         self._rate = np.where(np.isfinite(smoothing.events), smoothing.decay_rate_per_ms, 0)
         self._counts = np.zeros((self._rate.shape[0], items))
@@ -94,12 +95,25 @@ class LivePopularity:
         for counts, rate, smoothing in zip(self._counts, self._rate, self._smoothing.events, strict=True):
             if not np.isfinite(smoothing):
                 continue
-            weight = np.exp(-rate * age_ms)
+            weight = np.exp(-rate * age_ms) * self._weight[new]
             if few:
                 np.add.at(counts, self._item[new], weight)
             else:
                 counts += np.bincount(self._item[new], weights=weight, minlength=counts.shape[0])
         self._counted, self._as_of_ms = stop, as_of
+
+
+def is_first(item: Ints, time_ms: Ints) -> npt.NDArray[np.bool_]:
+    """Whether an event is the first one of its item, one event of each, ``[events]``.
+
+    Args:
+        item: ``[events]``, catalog indices, in any order.
+        time_ms: ``[events]``, Unix milliseconds.
+    """
+    order = np.argsort(time_ms, kind="stable")
+    found = np.zeros(item.shape, dtype=np.bool_)
+    found[order[np.unique(item[order], return_index=True)[1]]] = True
+    return found
 
 
 @dataclass(frozen=True)
