@@ -168,6 +168,100 @@ def test_commands_refuse_outputs_in_one_line(arguments, bundle, ebbtide, tmp_pat
     assert given[-1] in done.stderr.decode()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("export", "BUNDLE", "--out", "BUNDLE/repository"),
+        ("export", "BUNDLE", "--out", "LINK/repository"),
+        ("train", "--events", "LOG", "--out", "BUNDLE/a/b"),
+        ("train", "--events", "LOG", "--out", "NEW", "--checkpoint", "BUNDLE/checkpoint"),
+        ("refresh", "BUNDLE", "--out", "BUNDLE/refreshed"),
+        ("evaluate", "BUNDLE", "--report", "BUNDLE/report"),
+        ("evaluate", "BUNDLE", "--json", "BUNDLE/metrics.json"),
+        ("audit", "BUNDLE", "--report", "BUNDLE/audit"),
+        ("prepare", "movielens", "LOG", "--out", "BUNDLE/data"),
+        ("batch-recommend", "EXPORT", "--bundle", "BUNDLE", "--out", "EXPORT/lists"),
+    ],
+)
+def test_outputs_in_a_bundle_or_a_repository_are_refused_before_the_work(arguments, bundle, log, ebbtide, tmp_path):
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "ebbtide-export.json").write_text("{}")
+    (tmp_path / "link").symlink_to(bundle)
+    paths = {
+        **{"BUNDLE": bundle, "LOG": log, "NEW": tmp_path / "new"},
+        **{"EXPORT": tmp_path / "export", "LINK": tmp_path / "link"},
+    }
+    before = sorted(path for folder in (bundle, tmp_path) for path in folder.iterdir())
+    given = [paths.get(first, first) for first, *_ in (one.split("/", 1) for one in arguments)]
+    given[-1] /= arguments[-1].partition("/")[2]
+    done = ebbtide(*given)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode().startswith(f"error: {given[-2]}: {given[-1]}: got a path inside the ")
+    assert done.stderr.decode().endswith("which is replaced as a whole; expected one outside\n")
+    assert done.stderr.count(b"\n") == 1
+    assert sorted(path for folder in (bundle, tmp_path) for path in folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("option", ["--out", "--checkpoint", "--tensorboard"])
+def test_outputs_in_a_folder_that_is_read_or_replaced_are_refused_before_the_work(option, log, ebbtide, tmp_path):
+    (tmp_path / "parts").mkdir()
+    given = {"--events": tmp_path / "parts", "--out": tmp_path / "b", option: tmp_path / "parts" / "x"}
+    done = ebbtide("train", *(one for pair in given.items() for one in pair))
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode() == (
+        f"error: {option}: {given[option]}: got a path inside {given['--events']}, the folder of --events; expected "
+        "one outside\n"
+    )
+    if option != "--out":
+        done = ebbtide("train", "--events", log, "--out", tmp_path / "b", option, tmp_path / "b" / "x")
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert f"got a path inside {tmp_path / 'b'}, the folder of --out" in done.stderr.decode()
+
+
+def test_lists_and_bundles_in_the_folder_of_the_log_are_refused_before_the_work(bundle, ebbtide, tmp_path):
+    done = ebbtide("refresh", bundle, "--events", tmp_path, "--out", tmp_path / "refreshed")
+    assert f"got a path inside {tmp_path}, the folder of --events" in done.stderr.decode()
+    done = ebbtide("batch-recommend", tmp_path, "--events", tmp_path, "--out", tmp_path / "lists")
+    assert f"got a path inside {tmp_path}, the folder of --events" in done.stderr.decode()
+
+
+@pytest.mark.parametrize("path", ["", ".", "./"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--events", "LOG", "--out"),
+        ("train", "--events", "LOG", "--out", "NEW", "--checkpoint"),
+        ("export", "BUNDLE", "--out"),
+        ("refresh", "BUNDLE", "--out"),
+        ("prepare", "movielens", "NEW", "--out"),
+        ("batch-recommend", "NEW", "--bundle", "BUNDLE", "--out"),
+        ("evaluate", "BUNDLE", "--report"),
+        ("audit", "BUNDLE", "--report"),
+        ("loadtest", "localhost:1", "--perf-analyzer-input"),
+    ],
+)
+def test_an_empty_text_is_no_output_folder(path, arguments, bundle, log, ebbtide, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "new").mkdir()
+    paths = {"BUNDLE": bundle, "LOG": log, "NEW": tmp_path / "new"}
+    done = ebbtide(*(paths.get(one, one) for one in arguments), path)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode() == (
+        f"error: {arguments[-1]}: got the current folder, which an empty text names too; expected the path of another "
+        "folder\n"
+    )
+
+
+@pytest.mark.parametrize("path", ["..", "new/.."])
+def test_a_folder_that_is_replaced_needs_a_name(path, bundle, log, ebbtide, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "new").mkdir()
+    for command in (("train", "--events", log), ("export", bundle)):
+        done = ebbtide(*command, "--out", path)
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert done.stderr.decode().startswith(f"error: --out: {path}: got a folder without a name")
+
+
 def test_a_bundle_or_an_empty_folder_is_replaced(bundle, tmp_path):
     require_bundle_folder("--out", bundle)
     require_bundle_folder("--out", tmp_path)

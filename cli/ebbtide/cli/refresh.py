@@ -17,7 +17,7 @@ from ebbtide.cli.boundary import line_of
 from ebbtide.cli.bundle_data import absolute
 from ebbtide.cli.console import console, errors, escape, timed, working
 from ebbtide.cli.errors import CommandError
-from ebbtide.cli.outputs import require_bundle_folder
+from ebbtide.cli.outputs import require_bundle_folder, require_outside
 from ebbtide.interest.time_units import TimeUnit
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def command(
     if pause_s is not None and as_of is not None:
         raise typer.BadParameter("--every: got it together with --as-of; expected one of them: --as-of is one time")
     require_bundle_folder("--out", bundle if out is None else out)
+    require_outside("--out", out, "--events", events)
     if repository is not None and not (repository / "ebbtide-export.json").is_file():
         raise CommandError(
             f"--repository: {repository}: got no ebbtide-export.json; expected a repository written by `ebbtide export`"
