@@ -188,8 +188,11 @@ def test_outputs_in_a_bundle_or_a_repository_are_refused_before_the_work(argumen
     (tmp_path / "export" / "ebbtide-export.json").write_text("{}")
     (tmp_path / "link").symlink_to(bundle)
     paths = {
-        **{"BUNDLE": bundle, "LOG": log, "NEW": tmp_path / "new"},
-        **{"EXPORT": tmp_path / "export", "LINK": tmp_path / "link"},
+        "BUNDLE": bundle,
+        "LOG": log,
+        "NEW": tmp_path / "new",
+        "EXPORT": tmp_path / "export",
+        "LINK": tmp_path / "link",
     }
     before = sorted(path for folder in (bundle, tmp_path) for path in folder.iterdir())
     given = [paths.get(first, first) for first, *_ in (one.split("/", 1) for one in arguments)]
