@@ -3,12 +3,15 @@
 import os
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from ebbtide.cli.errors import CommandError
 from ebbtide.cli.outputs import require_bundle_folder, require_different, require_file, require_folder
+from ports import free_port
 
 
 def occupied(folder: Path) -> Path:
@@ -325,11 +328,55 @@ def test_wrong_inputs_are_one_line(arguments, expected, bundle, ebbtide, tmp_pat
     assert done.stderr.count(b"\n") == 1
 
 
-def test_port_in_use_is_told_at_once(ebbtide, tmp_path):
+@pytest.mark.parametrize("option", ["--grpc-port", "--http-port", "--metrics-port", "--studio-port"])
+def test_port_in_use_is_told_at_once(option, bundle, ebbtide, tmp_path):
     (tmp_path / "m" / "1").mkdir(parents=True)
     (tmp_path / "m" / "config.pbtxt").write_text('backend: "python"\n')
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = ebbtide("serve", tmp_path, "--grpc-port", taken.getsockname()[1])
-    assert done.returncode == 1
+        port = taken.getsockname()[1]
+        done = ebbtide("serve", tmp_path, "--bundle", bundle, "--state", "none", option, port)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert f"{option[2:].replace('-', '_')} {port} on 127.0.0.1 can't be bound" in done.stderr.decode()
     assert b"choose another port" in done.stderr
     assert done.stderr.count(b"\n") == 1
+
+
+def test_two_servers_at_one_port_are_told_before_one_starts(bundle, ebbtide, tmp_path):
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "config.pbtxt").write_text('backend: "python"\n')
+    port = free_port()
+    done = ebbtide("serve", tmp_path, "--bundle", bundle, "--http-port", port, "--studio-port", port)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert f"studio_port {port} on 127.0.0.1 can't be bound" in done.stderr.decode()
+
+
+def test_port_of_the_studio_is_looked_at_before_titles_are_read(ebbtide, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = ebbtide("studio", "localhost:1", "--bundle", tmp_path, "--port", taken.getsockname()[1])
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"can't be bound" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["GRPC_PORT", "HTTP_PORT", "METRICS_PORT", "STUDIO_PORT"])
+def test_make_serve_finds_a_taken_port_before_it_sets_up_and_trains(name, tmp_path):
+    """In a folder without .venv and artifacts: whatever came first would make them."""
+    repository = Path(__file__).parents[2]
+    (tmp_path / "scripts").mkdir()
+    for file in ("Makefile", "pyproject.toml", "constraints.txt", "scripts/require_free_ports.py"):
+        shutil.copy(repository / file, tmp_path / file)
+    names = ("GRPC_PORT", "HTTP_PORT", "METRICS_PORT", "STUDIO_PORT")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = {one: free_port() for one in names} | {name: taken.getsockname()[1]}
+        given = [f"{one}={port}" for one, port in ports.items()]
+        done = subprocess.run(
+            ["make", "serve", f"PYTHON={sys.executable}", *given],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"error: {name}: port {ports[name]} of 127.0.0.1 can't be bound: Address already in use; " in done.stderr
+    assert f"make serve {name}=PORT" in done.stderr
+    assert not (tmp_path / ".venv").exists()
