@@ -258,6 +258,31 @@ def test_an_empty_text_is_no_output_folder(path, arguments, bundle, log, ebbtide
     )
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--out", "new", "--events", ""),
+        ("train", "--out", "new", "--events", "LOG", "--catalog", ""),
+        ("refresh", "BUNDLE", "--events", ""),
+        ("evaluate", "BUNDLE", "--events", ""),
+        ("evaluate", "BUNDLE", "--catalog", ""),
+        ("audit", "BUNDLE", "--events", ""),
+        ("batch-recommend", ".", "--out", "new", "--events", ""),
+        ("backfill", ".", "--events", ""),
+        ("recommend", "u1", "--bundle", "BUNDLE", "--events", ""),
+    ],
+)
+def test_an_empty_text_is_no_log(arguments, bundle, log, ebbtide, tmp_path, monkeypatch):
+    """It would be the current folder, with all its Parquet files."""
+    monkeypatch.chdir(tmp_path)
+    paths = {"BUNDLE": bundle, "LOG": log}
+    done = ebbtide(*(paths.get(one, one) for one in arguments))
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode() == (
+        "error: got an empty path of a log, a catalog or vectors; expected a file, a folder or a URL\n"
+    )
+
+
 @pytest.mark.parametrize("path", ["..", "new/.."])
 def test_a_folder_that_is_replaced_needs_a_name(path, bundle, log, ebbtide, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -101,6 +101,7 @@ def command(
     pause_s = None if every is None else seconds_of(every)
     if pause_s is not None and as_of is not None:
         raise typer.BadParameter("--every: got it together with --as-of; expected one of them: --as-of is one time")
+    events = None if events is None else absolute(events)
     require_bundle_folder("--out", bundle if out is None else out)
     require_outside("--out", out, "--events", events)
     if repository is not None and not (repository / "ebbtide-export.json").is_file():
@@ -169,10 +170,10 @@ def _refresh(
         loaded = InterestBundle.load(bundle)
     columns = _columns(loaded, given)
     with timed("counted"), working("Counting"):
-        grown = read_grown_log(loaded, None if events is None else absolute(events), columns)
+        grown = read_grown_log(loaded, events, columns)
         refreshed = refresh_prior(loaded, grown.log, timestamp_ms)
         if events is not None:
-            refreshed = _remembering(refreshed, absolute(events), columns)
+            refreshed = _remembering(refreshed, events, columns)
     _print_counted(loaded, refreshed, grown)
     earlier = None
     if repository is not None:

@@ -285,6 +285,7 @@ def command(
             f"got --prior-half-lives {prior_half_lives} with --decay none, which counts without decay; expected one of "
             "the two"
         )
+    events = absolute(events)
     require_bundle_folder("--out", out)
     require_folder("--checkpoint", checkpoint)
     require_folder("--tensorboard", tensorboard)
@@ -308,7 +309,7 @@ def command(
 
     require_protocol(holdout)
     data = DataReference(
-        events=absolute(events),
+        events=events,
         catalog=None if catalog is None else absolute(catalog),
         user_column=user_col,
         item_column=item_col,
