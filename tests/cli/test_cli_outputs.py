@@ -339,6 +339,9 @@ def test_train_replaces_an_earlier_bundle(bundle, log, ebbtide, tmp_path):
         (("serve", "MODELS", "--state", "embedded:/proc/1/none"), "embedded:/proc/1/none"),
         (("refresh", "BUNDLE", "--repository", "EMPTY"), "got no ebbtide-export.json"),
         (("recommend", "u1", "--bundle", "BUNDLE", "--events", "/nowhere/log.csv"), "/nowhere/log.csv: no such file"),
+        (("batch-recommend", "/", "--bundle", "/nowhere", "--out", "BUNDLE.x"), "bundle.json: got No such file or dir"),
+        (("backfill", "/nowhere", "--bundle", "BUNDLE"), "expected a repository written by `ebbtide export`"),
+        (("deploy", "EMPTY", "--server", "localhost:1"), "ebbtide-export.json: got No such file or directory; exp"),
         (("loadtest", "localhost:1", "--bundle", "/nowhere"), "expected a bundle"),
     ],
 )
