@@ -15,6 +15,11 @@ DATA := examples/movielens-small
 USER_ID ?= 648
 # Of `make test-random`: the one it printed finds the same failures again.
 SEED ?= $(shell date +%s)
+# Of `make serve`; `make demo` uses free ones.
+GRPC_PORT ?= 8001
+HTTP_PORT ?= 8000
+METRICS_PORT ?= 8002
+STUDIO_PORT ?= 9003
 TRAIN_DATA := --events $(DATA)/ratings.parquet --user-col userId --item-col movieId --time-col timestamp \
 	--catalog $(DATA)/movies.parquet --text-template "{title} ({year}). {genres}" --title-template "{title} ({year})"
 # The store of the users' states is artifacts/repository.state, unless EBBTIDE_STATE names another one.
@@ -23,7 +28,7 @@ SERVE := $(BIN)/ebbtide serve $(ARTIFACTS)/repository --bundle $(ARTIFACTS)/bund
 SOURCES := interest store data train export client serve ops cli
 PROGRAMS := $(SOURCES) tests benchmarks scripts model_repository
 
-.PHONY: help wheel setup serve demo test test-slow test-random check lint types imports format stubs docs tour bench-quality bench-training bench-export bench-client bench-serving bench-head bench-state bench-living bench-slate bench-soak bench-replay bench-responsible bench-loadtest bench-tune bench-docs clean
+.PHONY: help wheel setup serve free-ports demo test test-slow test-random check lint types imports format stubs docs tour bench-quality bench-training bench-export bench-client bench-serving bench-head bench-state bench-living bench-slate bench-soak bench-replay bench-responsible bench-loadtest bench-tune bench-docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -54,11 +59,15 @@ $(ARTIFACTS)/repository/recommend/config.pbtxt: $(ARTIFACTS)/bundle/bundle.json 
 wheel: $(READY) ## Build the wheel that `pip install` takes, in dist/
 	@$(BIN)/python -m hatchling build --target wheel --directory dist
 
-serve: $(ARTIFACTS)/repository/recommend/config.pbtxt ## Train, export, build states, start Triton here, recommend, serve until Ctrl-C
+free-ports:
+	@$(PYTHON) scripts/require_free_ports.py GRPC_PORT=$(GRPC_PORT) HTTP_PORT=$(HTTP_PORT) \
+		METRICS_PORT=$(METRICS_PORT) STUDIO_PORT=$(STUDIO_PORT)
+
+serve: free-ports $(ARTIFACTS)/repository/recommend/config.pbtxt ## Train, export, build states, start Triton here, recommend, serve until Ctrl-C
 	@echo "==> building the states of the users from the shipped ratings"
 	@$(BACKFILL)
 	@echo "==> starting Triton on this machine"
-	@$(SERVE) --grpc-port 8001 --http-port 8000 --metrics-port 8002 --studio-port 9003
+	@$(SERVE) --grpc-port $(GRPC_PORT) --http-port $(HTTP_PORT) --metrics-port $(METRICS_PORT) --studio-port $(STUDIO_PORT)
 
 demo: $(ARTIFACTS)/repository/recommend/config.pbtxt ## The same, and exit
 	@echo "==> building the states of the users from the shipped ratings"

@@ -3,12 +3,15 @@
 import os
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from ebbtide.cli.errors import CommandError
 from ebbtide.cli.outputs import require_bundle_folder, require_different, require_file, require_folder
+from ports import free_port
 
 
 def occupied(folder: Path) -> Path:
@@ -168,6 +171,128 @@ def test_commands_refuse_outputs_in_one_line(arguments, bundle, ebbtide, tmp_pat
     assert given[-1] in done.stderr.decode()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("export", "BUNDLE", "--out", "BUNDLE/repository"),
+        ("export", "BUNDLE", "--out", "LINK/repository"),
+        ("train", "--events", "LOG", "--out", "BUNDLE/a/b"),
+        ("train", "--events", "LOG", "--out", "NEW", "--checkpoint", "BUNDLE/checkpoint"),
+        ("refresh", "BUNDLE", "--out", "BUNDLE/refreshed"),
+        ("evaluate", "BUNDLE", "--report", "BUNDLE/report"),
+        ("evaluate", "BUNDLE", "--json", "BUNDLE/metrics.json"),
+        ("audit", "BUNDLE", "--report", "BUNDLE/audit"),
+        ("prepare", "movielens", "LOG", "--out", "BUNDLE/data"),
+        ("batch-recommend", "EXPORT", "--bundle", "BUNDLE", "--out", "EXPORT/lists"),
+    ],
+)
+def test_outputs_in_a_bundle_or_a_repository_are_refused_before_the_work(arguments, bundle, log, ebbtide, tmp_path):
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "ebbtide-export.json").write_text("{}")
+    (tmp_path / "link").symlink_to(bundle)
+    paths = {
+        "BUNDLE": bundle,
+        "LOG": log,
+        "NEW": tmp_path / "new",
+        "EXPORT": tmp_path / "export",
+        "LINK": tmp_path / "link",
+    }
+    before = sorted(path for folder in (bundle, tmp_path) for path in folder.iterdir())
+    given = [paths.get(first, first) for first, *_ in (one.split("/", 1) for one in arguments)]
+    given[-1] /= arguments[-1].partition("/")[2]
+    done = ebbtide(*given)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode().startswith(f"error: {given[-2]}: {given[-1]}: got a path inside the ")
+    assert done.stderr.decode().endswith("which is replaced as a whole; expected one outside\n")
+    assert done.stderr.count(b"\n") == 1
+    assert sorted(path for folder in (bundle, tmp_path) for path in folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("option", ["--out", "--checkpoint", "--tensorboard"])
+def test_outputs_in_a_folder_that_is_read_or_replaced_are_refused_before_the_work(option, log, ebbtide, tmp_path):
+    (tmp_path / "parts").mkdir()
+    given = {"--events": tmp_path / "parts", "--out": tmp_path / "b", option: tmp_path / "parts" / "x"}
+    done = ebbtide("train", *(one for pair in given.items() for one in pair))
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode() == (
+        f"error: {option}: {given[option]}: got a path inside {given['--events']}, the folder of --events; expected "
+        "one outside\n"
+    )
+    if option != "--out":
+        done = ebbtide("train", "--events", log, "--out", tmp_path / "b", option, tmp_path / "b" / "x")
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert f"got a path inside {tmp_path / 'b'}, the folder of --out" in done.stderr.decode()
+
+
+def test_lists_and_bundles_in_the_folder_of_the_log_are_refused_before_the_work(bundle, ebbtide, tmp_path):
+    done = ebbtide("refresh", bundle, "--events", tmp_path, "--out", tmp_path / "refreshed")
+    assert f"got a path inside {tmp_path}, the folder of --events" in done.stderr.decode()
+    done = ebbtide("batch-recommend", tmp_path, "--events", tmp_path, "--out", tmp_path / "lists")
+    assert f"got a path inside {tmp_path}, the folder of --events" in done.stderr.decode()
+
+
+@pytest.mark.parametrize("path", ["", ".", "./"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--events", "LOG", "--out"),
+        ("train", "--events", "LOG", "--out", "NEW", "--checkpoint"),
+        ("export", "BUNDLE", "--out"),
+        ("refresh", "BUNDLE", "--out"),
+        ("prepare", "movielens", "NEW", "--out"),
+        ("batch-recommend", "NEW", "--bundle", "BUNDLE", "--out"),
+        ("evaluate", "BUNDLE", "--report"),
+        ("audit", "BUNDLE", "--report"),
+        ("loadtest", "localhost:1", "--perf-analyzer-input"),
+    ],
+)
+def test_an_empty_text_is_no_output_folder(path, arguments, bundle, log, ebbtide, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "new").mkdir()
+    paths = {"BUNDLE": bundle, "LOG": log, "NEW": tmp_path / "new"}
+    done = ebbtide(*(paths.get(one, one) for one in arguments), path)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode() == (
+        f"error: {arguments[-1]}: got the current folder, which an empty text names too; expected the path of another "
+        "folder\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--out", "new", "--events", ""),
+        ("train", "--out", "new", "--events", "LOG", "--catalog", ""),
+        ("refresh", "BUNDLE", "--events", ""),
+        ("evaluate", "BUNDLE", "--events", ""),
+        ("evaluate", "BUNDLE", "--catalog", ""),
+        ("audit", "BUNDLE", "--events", ""),
+        ("batch-recommend", ".", "--out", "new", "--events", ""),
+        ("backfill", ".", "--events", ""),
+        ("recommend", "u1", "--bundle", "BUNDLE", "--events", ""),
+    ],
+)
+def test_an_empty_text_is_no_log(arguments, bundle, log, ebbtide, tmp_path, monkeypatch):
+    """It would be the current folder, with all its Parquet files."""
+    monkeypatch.chdir(tmp_path)
+    paths = {"BUNDLE": bundle, "LOG": log}
+    done = ebbtide(*(paths.get(one, one) for one in arguments))
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode() == (
+        "error: got an empty path of a log, a catalog or vectors; expected a file, a folder or a URL\n"
+    )
+
+
+@pytest.mark.parametrize("path", ["..", "new/.."])
+def test_a_folder_that_is_replaced_needs_a_name(path, bundle, log, ebbtide, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "new").mkdir()
+    for command in (("train", "--events", log), ("export", bundle)):
+        done = ebbtide(*command, "--out", path)
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert done.stderr.decode().startswith(f"error: --out: {path}: got a folder without a name")
+
+
 def test_a_bundle_or_an_empty_folder_is_replaced(bundle, tmp_path):
     require_bundle_folder("--out", bundle)
     require_bundle_folder("--out", tmp_path)
@@ -214,6 +339,9 @@ def test_train_replaces_an_earlier_bundle(bundle, log, ebbtide, tmp_path):
         (("serve", "MODELS", "--state", "embedded:/proc/1/none"), "embedded:/proc/1/none"),
         (("refresh", "BUNDLE", "--repository", "EMPTY"), "got no ebbtide-export.json"),
         (("recommend", "u1", "--bundle", "BUNDLE", "--events", "/nowhere/log.csv"), "/nowhere/log.csv: no such file"),
+        (("batch-recommend", "/", "--bundle", "/nowhere", "--out", "BUNDLE.x"), "bundle.json: got No such file or dir"),
+        (("backfill", "/nowhere", "--bundle", "BUNDLE"), "expected a repository written by `ebbtide export`"),
+        (("deploy", "EMPTY", "--server", "localhost:1"), "ebbtide-export.json: got No such file or directory; exp"),
         (("loadtest", "localhost:1", "--bundle", "/nowhere"), "expected a bundle"),
     ],
 )
@@ -228,11 +356,55 @@ def test_wrong_inputs_are_one_line(arguments, expected, bundle, ebbtide, tmp_pat
     assert done.stderr.count(b"\n") == 1
 
 
-def test_port_in_use_is_told_at_once(ebbtide, tmp_path):
+@pytest.mark.parametrize("option", ["--grpc-port", "--http-port", "--metrics-port", "--studio-port"])
+def test_port_in_use_is_told_at_once(option, bundle, ebbtide, tmp_path):
     (tmp_path / "m" / "1").mkdir(parents=True)
     (tmp_path / "m" / "config.pbtxt").write_text('backend: "python"\n')
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = ebbtide("serve", tmp_path, "--grpc-port", taken.getsockname()[1])
-    assert done.returncode == 1
+        port = taken.getsockname()[1]
+        done = ebbtide("serve", tmp_path, "--bundle", bundle, "--state", "none", option, port)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert f"{option[2:].replace('-', '_')} {port} on 127.0.0.1 can't be bound" in done.stderr.decode()
     assert b"choose another port" in done.stderr
     assert done.stderr.count(b"\n") == 1
+
+
+def test_two_servers_at_one_port_are_told_before_one_starts(bundle, ebbtide, tmp_path):
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "config.pbtxt").write_text('backend: "python"\n')
+    port = free_port()
+    done = ebbtide("serve", tmp_path, "--bundle", bundle, "--http-port", port, "--studio-port", port)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert f"studio_port {port} on 127.0.0.1 can't be bound" in done.stderr.decode()
+
+
+def test_port_of_the_studio_is_looked_at_before_titles_are_read(ebbtide, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = ebbtide("studio", "localhost:1", "--bundle", tmp_path, "--port", taken.getsockname()[1])
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"can't be bound" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["GRPC_PORT", "HTTP_PORT", "METRICS_PORT", "STUDIO_PORT"])
+def test_make_serve_finds_a_taken_port_before_it_sets_up_and_trains(name, tmp_path):
+    """In a folder without .venv and artifacts: whatever came first would make them."""
+    repository = Path(__file__).parents[2]
+    (tmp_path / "scripts").mkdir()
+    for file in ("Makefile", "pyproject.toml", "constraints.txt", "scripts/require_free_ports.py"):
+        shutil.copy(repository / file, tmp_path / file)
+    names = ("GRPC_PORT", "HTTP_PORT", "METRICS_PORT", "STUDIO_PORT")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = {one: free_port() for one in names} | {name: taken.getsockname()[1]}
+        given = [f"{one}={port}" for one, port in ports.items()]
+        done = subprocess.run(
+            ["make", "serve", f"PYTHON={sys.executable}", *given],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"error: {name}: port {ports[name]} of 127.0.0.1 can't be bound: Address already in use; " in done.stderr
+    assert f"make serve {name}=PORT" in done.stderr
+    assert not (tmp_path / ".venv").exists()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ebbtide.train.bundle import InterestBundle
+from ebbtide.train.encoder import PACKAGED, encoder_folder
 
 
 @pytest.mark.parametrize("rate", ["1e6", "1e12"])
@@ -201,3 +202,17 @@ def test_unusual_models_are_trained_and_read_again(options, log, ebbtide, tmp_pa
     done = ebbtide("train", "--events", log, "--out", tmp_path / "b", "--epochs", 1, *options)
     assert done.returncode == 0, done.stderr
     assert InterestBundle.load(tmp_path / "b").fingerprint.encode() in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "is_told"),
+    [([], True), (["--no-text"], False), (["--encoder", encoder_folder(PACKAGED)], False)],
+    ids=["packaged", "no-text", "another"],
+)
+def test_texts_that_the_packaged_encoder_cannot_read_are_told_once(options, is_told, log, ebbtide, tmp_path):
+    rows = [f"i{number},{'霸王别姬' * (number + 1)}" for number in range(9)]
+    (tmp_path / "catalog.csv").write_text("\n".join(["item,text", *rows]), encoding="utf-8")
+    given = ("--events", log, "--catalog", tmp_path / "catalog.csv", "--epochs", 1, *options)
+    done = ebbtide("train", *given, "--out", tmp_path / "b")
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).decode().count("9 of 9 texts are not in Latin letters") == is_told

@@ -3,9 +3,11 @@
 import polars as pl
 import pytest
 
+from ebbtide.data.bad_rows import BadRows
 from ebbtide.data.catalog import read_catalog
 from ebbtide.data.errors import DataError
 from ebbtide.data.events import EventColumns, read_event_pieces, read_events
+from ebbtide.data.value_notes import note_script
 
 SECOND = 1_700_000_000
 
@@ -89,3 +91,45 @@ def test_object_in_json_lines_is_named_with_its_column(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"user": "u", "item": "i", "time": {"$date": "2024-01-01T00:00:00Z"}}\n')
     with pytest.raises(DataError, match=r"1 with an object in 'time', where a text or a number is expected .line 1"):
         read_events(tmp_path / "log.jsonl", EventColumns())
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["寄生虫 (2019)", "霸王别姬", "Alien"],
+        ["となりのトトロ", "ゴジラ", "東京物語"],
+        ["Сталкер", "Зеркало (1975)", "Alien"],
+        ["기생충", "올드보이", "7"],
+        ["Ταξίδι στα Κύθηρα", "جدایی نادر از سیمین", "ביקור התזמורת"],
+        ["पथेर पांचाली"],
+    ],
+)
+def test_texts_in_another_script_are_told_once_with_an_example(texts):
+    bad = BadRows(rows=len(texts))
+    note_script(texts, bad)
+    other = [text for text in texts if text not in ("Alien", "7")]
+    assert bad.notes == [
+        f"{len(other)} of {len(texts)} texts are not in Latin letters, such as {other[0]!r}: the packaged encoder "
+        "reads English; name a multilingual one with --encoder"
+    ]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["Le fabuleux destin d'Amélie Poulain", "Les Quatre Cents Coups", "À bout de souffle"],
+        ["Das Leben der Anderen", "Der Untergang, für Erwachsene", "Größenwahn"],
+        ["Khi thì quá khứ đã ngủ yên", "Yabancı Damat", "Żywie Biełaruś!"],
+        ["Spirited Away (千と千尋の神隠し)", "Parasite (기생충)", "Solaris (Солярис)"],
+        ["α-Tocopherol 400 IE", "Ω-3 Öl", "µ-Meter"],
+        ["寄生虫", "Alien", "Heat", "Ran"],
+        ["寄生虫", "Alien"],
+        ["7", "2001", "1984: 42", ""],
+        ["ＴＯＫＹＯ　Ｄｒｉｆｔ"],
+        [],
+    ],
+)
+def test_texts_in_latin_letters_or_in_two_scripts_are_not_told(texts):
+    bad = BadRows(rows=len(texts))
+    note_script(texts, bad)
+    assert bad.notes == []

@@ -27,7 +27,7 @@ from ebbtide.cli.log_options import (
     log_files,
     milliseconds,
 )
-from ebbtide.cli.outputs import require_folder
+from ebbtide.cli.outputs import require_folder, require_outside
 from ebbtide.cli.states import timestamp
 
 if TYPE_CHECKING:
@@ -99,6 +99,8 @@ def command(
         "encoding": encoding,
     }
     log = log_files(events, bundle, given, max_bad_rows)
+    for path in log.paths:
+        require_outside("--out", out, "--events", path)
     now_ms = None if now is None else milliseconds(timestamp("--now", now))
     from ebbtide.batch import batch_recommend
 

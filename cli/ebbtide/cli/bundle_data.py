@@ -22,7 +22,14 @@ BundleCatalog = Annotated[
 
 
 def absolute(path: str) -> str:
-    """A path that means the same file in every working folder; a URL stays as it is."""
+    """A path that means the same file in every working folder; a URL stays as it is.
+
+    Raises:
+        CommandError: An empty text, as a variable of the shell that is not set gives: it would name the current folder,
+            all of whose Parquet files would be read.
+    """
+    if not path:
+        raise CommandError("got an empty path of a log, a catalog or vectors; expected a file, a folder or a URL")
     return path if "://" in path else str(Path(path).absolute())
 
 

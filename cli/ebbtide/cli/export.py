@@ -11,7 +11,7 @@ from rich.table import Table
 from ebbtide.cli.console import console, timed, working
 from ebbtide.cli.log_options import EncodingOfTexts
 from ebbtide.cli.modules import require_modules, warn_of_two_runtimes
-from ebbtide.cli.outputs import require_folder
+from ebbtide.cli.outputs import require_replaced_folder
 from ebbtide.export.choices import Accelerator, Precision, RetrievalMethod
 from ebbtide.interest.contract import MANIFEST_FILE, Limits
 
@@ -176,7 +176,7 @@ def command(
     """
     if bool(attribute_col or numeric_col) != (attributes is not None):
         raise typer.BadParameter("give --attributes and --attribute-col or --numeric-col, or none of them")
-    require_folder("--out", out)
+    require_replaced_folder("--out", out)
     warn_of_two_runtimes()
     if retrieval == "ivf":
         require_modules("--retrieval ivf", "retrieval", "faiss")

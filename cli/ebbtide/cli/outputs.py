@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ebbtide.cli.errors import CommandError
+from ebbtide.interest.contract import MANIFEST_FILE
+
+_WHOLE = {"bundle.json": "bundle", MANIFEST_FILE: "model repository"}
+"""Files that mark a folder which is replaced as a whole, with all that lies in it."""
 
 
 def require_file(option: str, path: Path | None, suffixes: Sequence[str] = ()) -> None:
@@ -19,11 +23,13 @@ def require_file(option: str, path: Path | None, suffixes: Sequence[str] = ()) -
         suffixes: What the file's name may end in, where the name chooses the format.
 
     Raises:
-        CommandError: The path is a folder, cannot be written to, or ends in another suffix.
+        CommandError: The path is a folder, lies in a bundle or a model repository, cannot be written to, or ends in
+            another suffix.
     """
     if path is None:
         return
     try:
+        _require_outside_of_artifacts(option, path)
         if path.is_dir():
             raise CommandError(f"{option}: {path}: got a folder; expected a file name")
         if suffixes and path.suffix.lower() not in suffixes:
@@ -44,12 +50,18 @@ def require_folder(option: str, path: Path | None) -> None:
     """Accepts a path that is a folder which can be written to, or that can become one; makes its parents only.
 
     Raises:
-        CommandError: The path or one of its parents is a file, or it cannot be written to; or it is a link that leads
-            nowhere, which no folder can replace.
+        CommandError: The path or one of its parents is a file, or it cannot be written to; it is the current folder, as
+            an empty text is; it lies in a bundle or a model repository; or it is a link that leads nowhere, which no
+            folder can replace.
     """
     if path is None:
         return
+    if path == Path():
+        raise CommandError(
+            f"{option}: got the current folder, which an empty text names too; expected the path of another folder"
+        )
     try:
+        _require_outside_of_artifacts(option, path)
         if path.exists() and not path.is_dir():
             raise CommandError(f"{option}: {path}: got a file; expected a folder or a new path")
         if path.is_symlink() and not path.exists():
@@ -63,6 +75,21 @@ def require_folder(option: str, path: Path | None) -> None:
         raise _refusal(option, path, error) from error
 
 
+def require_replaced_folder(option: str, path: Path | None) -> None:
+    """Accepts a folder as `require_folder` does that the command replaces as a whole, by a new one beside it.
+
+    Raises:
+        CommandError: The path is the current folder or one above it, or `require_folder` refuses it.
+    """
+    if path is None:
+        return
+    require_folder(option, path)
+    if path.name in ("", ".."):
+        raise CommandError(
+            f"{option}: {path}: got a folder without a name, and it is replaced as a whole; expected a name at the end"
+        )
+
+
 def require_bundle_folder(option: str, path: Path | None) -> None:
     """Accepts a folder that a bundle can be written to: a new one, an empty one, or an earlier bundle.
 
@@ -71,7 +98,7 @@ def require_bundle_folder(option: str, path: Path | None) -> None:
     """
     if path is None:
         return
-    require_folder(option, path)
+    require_replaced_folder(option, path)
     if path.is_dir() and not (path / "bundle.json").is_file():
         names = sorted(entry.name for entry in path.iterdir())
         if names:
@@ -95,6 +122,36 @@ def require_different(given: dict[str, Path | None]) -> None:
             if real in options:
                 raise CommandError(f"{option}: got {path}, as for {options[real]}; expected a path of its own")
             options[real] = option
+
+
+def require_outside(option: str, path: Path | None, other: str, folder: Path | str | None) -> None:
+    """Refuses an output in a folder that is read or replaced: it would be read with the rest, or be lost.
+
+    Args:
+        option: The output's option.
+        path: The output.
+        other: The option of the folder.
+        folder: What was given for it; a path of a file, and a URL, hold no outputs.
+
+    Raises:
+        CommandError: The output lies in the folder.
+    """
+    if path is not None and folder is not None and Path(os.path.realpath(folder)) in _real_parents(path):
+        raise CommandError(f"{option}: {path}: got a path inside {folder}, the folder of {other}; expected one outside")
+
+
+def _require_outside_of_artifacts(option: str, path: Path) -> None:
+    for parent in _real_parents(path):
+        for name, kind in _WHOLE.items():
+            if (parent / name).is_file():
+                raise CommandError(
+                    f"{option}: {path}: got a path inside the {kind} {parent}, which is replaced as a whole; expected "
+                    "one outside"
+                )
+
+
+def _real_parents(path: Path) -> Sequence[Path]:
+    return Path(os.path.realpath(path)).parents
 
 
 def _write_something(folder: Path) -> None:

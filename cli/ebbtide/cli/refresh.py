@@ -17,7 +17,7 @@ from ebbtide.cli.boundary import line_of
 from ebbtide.cli.bundle_data import absolute
 from ebbtide.cli.console import console, errors, escape, timed, working
 from ebbtide.cli.errors import CommandError
-from ebbtide.cli.outputs import require_bundle_folder
+from ebbtide.cli.outputs import require_bundle_folder, require_outside
 from ebbtide.interest.time_units import TimeUnit
 
 if TYPE_CHECKING:
@@ -101,7 +101,9 @@ def command(
     pause_s = None if every is None else seconds_of(every)
     if pause_s is not None and as_of is not None:
         raise typer.BadParameter("--every: got it together with --as-of; expected one of them: --as-of is one time")
+    events = None if events is None else absolute(events)
     require_bundle_folder("--out", bundle if out is None else out)
+    require_outside("--out", out, "--events", events)
     if repository is not None and not (repository / "ebbtide-export.json").is_file():
         raise CommandError(
             f"--repository: {repository}: got no ebbtide-export.json; expected a repository written by `ebbtide export`"
@@ -168,10 +170,10 @@ def _refresh(
         loaded = InterestBundle.load(bundle)
     columns = _columns(loaded, given)
     with timed("counted"), working("Counting"):
-        grown = read_grown_log(loaded, None if events is None else absolute(events), columns)
+        grown = read_grown_log(loaded, events, columns)
         refreshed = refresh_prior(loaded, grown.log, timestamp_ms)
         if events is not None:
-            refreshed = _remembering(refreshed, absolute(events), columns)
+            refreshed = _remembering(refreshed, events, columns)
     _print_counted(loaded, refreshed, grown)
     earlier = None
     if repository is not None:

@@ -135,6 +135,7 @@ def command(
     require_file("--log-file", log_file)
     warn_of_two_runtimes()
     from ebbtide.serve import ServerConfig
+    from ebbtide.serve.ports import require_free
 
     state = store_address(state, repository)
     key, where = administration.key_to_ask_for(repository, admin_key_file)
@@ -164,6 +165,7 @@ def command(
             f"{repository}: got a folder without models; expected a repository written by `ebbtide export`, the folder "
             "with one folder for each model"
         )
+    require_free(host, grpc=grpc_port, http=http_port, metrics=metrics_port, studio=studio_port)
     _settle_deployment(repository)
     store = _store_name(state)
     with _started(config) as triton:

@@ -38,6 +38,9 @@ def command(
 
     ebbtide studio localhost:8001 --bundle artifacts/bundle
     """
+    from ebbtide.serve.ports import require_free
+
+    require_free(host, studio=port)
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())

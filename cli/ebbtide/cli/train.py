@@ -14,7 +14,7 @@ from ebbtide.cli.bundle_data import absolute
 from ebbtide.cli.console import console, errors, escape, timed, working
 from ebbtide.cli.log_options import EncodingOfTexts, FormatOfTimes, UnitOfTimes
 from ebbtide.cli.modules import require_modules
-from ebbtide.cli.outputs import require_bundle_folder, require_different, require_folder
+from ebbtide.cli.outputs import require_bundle_folder, require_different, require_folder, require_outside
 from ebbtide.cli.training_display import TrainingDisplay
 from ebbtide.train.choices import Decay, DeviceKind, FineTuning, Loss, Precision
 
@@ -285,10 +285,15 @@ def command(
             f"got --prior-half-lives {prior_half_lives} with --decay none, which counts without decay; expected one of "
             "the two"
         )
+    events = absolute(events)
     require_bundle_folder("--out", out)
     require_folder("--checkpoint", checkpoint)
     require_folder("--tensorboard", tensorboard)
-    require_different({"--out": out, "--checkpoint": checkpoint, "--tensorboard": tensorboard})
+    folders = {"--out": out, "--checkpoint": checkpoint, "--tensorboard": tensorboard}
+    require_different(folders)
+    for option, folder in folders.items():
+        require_outside(option, folder, "--events", events)
+        require_outside(option, folder, "--out", out)
     require_modules("ebbtide train", "train", "torch", "transformers")
     if encoder_fine_tuning is FineTuning.lora:
         require_modules("--encoder-fine-tuning lora", "lora", "peft")
@@ -304,7 +309,7 @@ def command(
 
     require_protocol(holdout)
     data = DataReference(
-        events=absolute(events),
+        events=events,
         catalog=None if catalog is None else absolute(catalog),
         user_column=user_col,
         item_column=item_col,

@@ -86,6 +86,7 @@ def _compare(
         from ebbtide.export.inprocess import InProcessPipeline
         from ebbtide.train.bundle import InterestBundle
         from ebbtide.verify import (
+            NoneByUserError,
             NoStatesError,
             compare_bundle,
             compare_fidelity,
@@ -114,11 +115,16 @@ def _compare(
             compare_states, pipeline, asked, bundle=loaded, progress=lambda done: progress.advance(by_user, done)
         )
         try:
-            found += compare(server=server)
-        except NoStatesError as error:
-            console.print(f"Not compared on the server, which has no store: requests by user ({escape(str(error))})")
-            progress.reset(by_user)
-            found += compare()
+            try:
+                found += compare(server=server)
+            except NoStatesError as error:
+                console.print(
+                    f"Not compared on the server, which has no store: requests by user ({escape(str(error))})"
+                )
+                progress.reset(by_user)
+                found += compare()
+        except NoneByUserError as error:
+            console.print(f"Not compared: answers by user ({escape(str(error))})")
     if loaded is not None:
         # By the processor that serves, where there is a server.
         found.append(compare_fidelity(loaded, pipeline, server))

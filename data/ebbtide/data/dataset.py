@@ -98,7 +98,8 @@ class DataReference(BaseModel):
         try:
             return cls.model_validate(json.loads(path.read_text(encoding="utf-8"))["data"])
         except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-            raise DataError(f"{path}: got {error}; expected a bundle written by `ebbtide train`") from error
+            seen = error.strerror if isinstance(error, OSError) else error
+            raise DataError(f"{path}: got {seen}; expected a bundle written by `ebbtide train`") from error
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from ebbtide.data.bad_rows import BadRows, shown
@@ -58,3 +60,22 @@ def note_texts(table: Table, texts: pl.DataFrame, usable: pl.Series, bad: BadRow
                 f"{shown(values[words[0]])} ({table.lines(words)}): they are part of the texts; leave them empty"
             )
         note_lost_characters(table, values.name, values, usable, bad)
+
+
+def note_script(texts: Sequence[str], bad: BadRows) -> None:
+    """Tells of a catalog that an encoder of English cannot read: most of its texts are mostly in another script.
+
+    Other languages in Latin letters, and titles in two scripts, are not told: how well they are read is not seen here.
+
+    Args:
+        texts: ``[items]``, as the encoder gets them.
+        bad: Gets the note.
+    """
+    values = pl.Series(texts, dtype=pl.String)
+    letters = values.str.count_matches(r"\p{L}")
+    other = (values.str.count_matches(r"\p{Latin}") * 2 < letters).arg_true()
+    if len(other) * 2 > (letters > 0).sum():
+        bad.notes.append(
+            f"{len(other):,} of {len(values):,} texts are not in Latin letters, such as {shown(values[other[0]])}: the "
+            "packaged encoder reads English; name a multilingual one with --encoder"
+        )

@@ -81,7 +81,8 @@ def _read(repository: Path) -> dict[str, Any]:
 
 
 def _damaged(repository: Path, error: Exception) -> RepositoryError:
-    return RepositoryError(f"{repository / MANIFEST_FILE}: got {error!r}; expected a manifest of `ebbtide export`")
+    seen = error.strerror if isinstance(error, OSError) else repr(error)
+    return RepositoryError(f"{repository / MANIFEST_FILE}: got {seen}; expected a manifest of `ebbtide export`")
 
 
 def _noted(model: Model) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class ModelControl:
         self._load_timeout_s = load_timeout_s
         self._loading = {"headers": self._headers, "client_timeout": load_timeout_s}
         self._triton = InferenceServerClient(address)
+        self._has_answered = False
 
     def served(self, ensemble: str = served_models.RECOMMEND.name) -> Served:
         """The version and the id that an ensemble answers with.
@@ -203,6 +204,7 @@ class ModelControl:
     def _told(self, doing: str, refusal: type[Exception] = ModelControlError) -> Iterator[None]:
         try:
             yield
+            self._has_answered = True
         except InferenceServerException as failure:
             said = failure.message() or "no reason given"
             if triton_texts.PROTOCOL_RESTRICTED in said:
@@ -220,7 +222,12 @@ class ModelControl:
             status = str(failure.status())
             if ("UNAVAILABLE" in status and triton_texts.NOT_CONNECTED in said) or "DEADLINE" in status:
                 raise ModelControlError(
-                    f"{self.address}: {doing}: got no answer ({said}); expected Triton's gRPC port, 8001 unless set"
+                    f"{self.address}: {doing}: got no answer ({said}); "
+                    + (
+                        "it answered before: its log says why it no longer does; a failing warm-up may end Triton 2.51"
+                        if self._has_answered
+                        else "expected Triton's gRPC port, 8001 unless set"
+                    )
                 ) from failure
             raise refusal(f"{self.address}: {doing}: {said}") from failure
 

@@ -12,6 +12,7 @@
 
 from ebbtide.verify.differences import StageDifference, first_failure
 from ebbtide.verify.errors import (
+    NoneByUserError,
     NoStatesError,
     RecordedRequestError,
     ServerMismatchError,
@@ -25,6 +26,7 @@ from ebbtide.verify.states import compare_states
 
 __all__ = [
     "NoStatesError",
+    "NoneByUserError",
     "RecordedRequestError",
     "ServerMismatchError",
     "StageDifference",

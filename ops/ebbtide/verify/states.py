@@ -34,7 +34,7 @@ from ebbtide.store import StoreConfig, open_store
 from ebbtide.v1 import RecommendRequest
 from ebbtide.verify.cases import Case, Floats, Implementation, Ints, RefusedError, Tensors, read_cases
 from ebbtide.verify.differences import Difference, Differences, Ranked, StageDifference, compare_outputs
-from ebbtide.verify.errors import NoStatesError, VerifyError
+from ebbtide.verify.errors import NoneByUserError, NoStatesError, VerifyError
 from ebbtide.verify.filters import Filters
 from ebbtide.verify.parity import Progress
 from ebbtide.verify.recorded import catalog_ids
@@ -86,7 +86,7 @@ def compare_states(
     Raises:
         NoStatesError: The server keeps no states.
         ServerMismatchError: The server or its store cannot be reached, or it does not serve this export.
-        VerifyError: No request could be compared.
+        NoneByUserError: No request could be compared.
     """
     if served_models.OBSERVE.name not in pipeline.models:
         return []
@@ -198,7 +198,7 @@ class _Comparison:
                 compared += 1
             progress(1)
         if not compared:
-            raise VerifyError("requests: got none without texts that the export serves; expected at least one")
+            raise NoneByUserError("requests: got none without texts that the export serves; expected at least one")
         return [*self._with_expected.all(), *self._with_triton.all()]
 
     def forget(self) -> None:

@@ -43,6 +43,22 @@ def choose_ports(host: str, grpc: int | None, http: int | None, metrics: int | N
     return Ports(*chosen)
 
 
+def require_free(host: str, **ports: int | None) -> None:
+    """Finds a port that is taken before the work that comes before its use.
+
+    Args:
+        host: Address to bind.
+        **ports: By name, as in ``grpc``; None for a port that will be chosen.
+
+    Raises:
+        PortInUseError: A port is taken, or two of them are one.
+    """
+    with contextlib.ExitStack() as held:
+        for name, port in ports.items():
+            if port is not None:
+                _bind(held, host, name, port)
+
+
 def connect_host(host: str) -> str:
     """The address by which this machine reaches a server bound to `host`."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound

@@ -301,5 +301,13 @@ def test_deployment_is_refused_when_the_server_has_no_model_control(folder: Path
             deploy(folder, [server.grpc_url])
         address = server.grpc_url
         assert versions.loaded_versions(folder) == (1,)
-    with pytest.raises(ModelControlError, match="got no answer"):
+    with pytest.raises(ModelControlError, match=r"got no answer .*; expected Triton's gRPC port"):
         deploy(folder, [address])
+
+
+def test_log_is_named_when_the_server_ends_while_it_is_asked(folder: Path) -> None:
+    with TritonServer(ServerConfig(folder)) as server, ModelControl(server.grpc_url) as control:
+        control.served()
+        server.stop()
+        with pytest.raises(ModelControlError, match=r"asking for its version: got no answer .*: its log says why"):
+            control.server_version()

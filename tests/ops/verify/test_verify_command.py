@@ -77,3 +77,23 @@ def test_command_reads_recorded_requests_when_they_are_given(
     status, said = ebbtide("verify", repository, "--bundle", bundle_folder, "--requests", recorded)
     assert status == 2, said
     assert "line 1" in said
+
+
+def test_command_compares_requests_as_they_are_when_all_have_texts(
+    bundle_folder: Path, repository: Path, server: TritonServer, bundle: InterestBundle, tmp_path: Path
+) -> None:
+    """As the line that docs/verify.md writes by hand."""
+    recorded = tmp_path / "requests.jsonl"
+    known, left_out = bundle.catalog.item_id[5:7]
+    recorded.write_text(
+        f'{{"history": [{{"item_id": "{known}", "time": "2024-01-02T03:04:05Z", "weight": 4}}], "current": [{{"text": '
+        '"space opera", "time": "2024-01-02T05:00:00Z"}], "now": "2024-01-02T05:00:01Z", "exclude_item_ids": '
+        f'["{left_out}"], "alpha": 0.25}}\n',
+        encoding="utf-8",
+    )
+    given = ("verify", repository, "--requests", recorded, "--server", server.grpc_url, "--bundle", bundle_folder)
+    status, said = ebbtide(*given)
+    assert status == 0, said
+    assert "in process, Triton: the same" in said
+    assert "torch, in process: the same" in said
+    assert "Not compared: answers by user (requests: got none without texts" in " ".join(said.split())

@@ -18,7 +18,7 @@ from ebbtide.serve import TritonServer
 from ebbtide.store import open_store
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.v1 import Event, RecommendRequest
-from ebbtide.verify import NoStatesError, VerifyError, compare_states, first_failure, random_requests, states
+from ebbtide.verify import NoneByUserError, NoStatesError, compare_states, first_failure, random_requests, states
 from ebbtide.verify.tolerances import Tolerances
 from stores import PATIENT
 
@@ -116,7 +116,7 @@ def test_comparison_is_refused_when_the_server_keeps_no_states(
 def test_comparison_is_refused_when_every_request_has_texts(pipeline: InProcessPipeline) -> None:
     request = RecommendRequest(events=[Event(text="a film about the sea")])
     request.events[0].time.FromMilliseconds(1)
-    with pytest.raises(VerifyError, match="got none without texts"):
+    with pytest.raises(NoneByUserError, match="got none without texts"):
         compare_states(pipeline, [request])
 
 

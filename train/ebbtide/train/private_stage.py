@@ -10,9 +10,10 @@ from platformdirs import user_cache_path
 from ebbtide.data.dataset import DataReference, Dataset, read_dataset
 from ebbtide.data.errors import DataError
 from ebbtide.data.splits import held_out
+from ebbtide.data.value_notes import note_script
 from ebbtide.train.bundle import BundleConfig, EncoderReference, InterestBundle, fingerprint_of
 from ebbtide.train.config import ModelConfig, TrainConfig
-from ebbtide.train.encoder import embed_cached, encoder_fingerprint, encoder_folder
+from ebbtide.train.encoder import PACKAGED, embed_cached, encoder_fingerprint, encoder_folder
 from ebbtide.train.privacy import PrivacyConfig
 from ebbtide.train.private_fit import fit_private, require_private
 from ebbtide.train.watcher import Watcher
@@ -52,6 +53,8 @@ def train_private_bundle(
     require_private(model_config, train_config)
     watcher = watcher or Watcher()
     data = read_dataset(data_reference) if dataset is None else dataset
+    if encoder == PACKAGED and model_config.text and data.bad_items is not None:
+        note_script(data.catalog.text, data.bad_items)
     watcher.data_read(data)
     train_config = train_config.for_catalog(len(data.catalog))
     folder = encoder_folder(encoder)

@@ -12,6 +12,7 @@ from ebbtide.data.baskets import repeat_share
 from ebbtide.data.dataset import DataReference, Dataset, read_blocks, read_dataset
 from ebbtide.data.errors import DataError
 from ebbtide.data.splits import held_out
+from ebbtide.data.value_notes import note_script
 from ebbtide.data.vectors import ItemVectors
 from ebbtide.train.blocks import Standardised
 from ebbtide.train.bundle import TUNED, BlockConfig, BundleConfig, EncoderReference, InterestBundle, fingerprint_of
@@ -19,7 +20,7 @@ from ebbtide.train.checkpoint import CheckpointFolder
 from ebbtide.train.choices import FineTuning, Loss
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
-from ebbtide.train.encoder import embed_cached, encoder_fingerprint, encoder_folder, files_fingerprint
+from ebbtide.train.encoder import PACKAGED, embed_cached, encoder_fingerprint, encoder_folder, files_fingerprint
 from ebbtide.train.fine_tuning import EncoderFineTuner
 from ebbtide.train.popularity import counted_at
 from ebbtide.train.trainer import Fit, fit
@@ -69,6 +70,8 @@ def train_bundle(
         raise DataError("loss: got 'mse' without ratings; expected --weight-col to name their column, or another loss")
     watcher = watcher or Watcher()
     data = read_dataset(data_reference) if dataset is None else dataset
+    if encoder == PACKAGED and model_config.text and data.bad_items is not None:
+        note_script(data.catalog.text, data.bad_items)
     watcher.data_read(data)
     if vectors is None:
         vectors = {name: found for name, (found, _) in read_blocks(data_reference, data.catalog).items()}
