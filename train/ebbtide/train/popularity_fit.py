@@ -80,8 +80,8 @@ def fit_smoothing(
     values = problem.fitted(used, problem.start)
     while True:
         # At least one half-life stays.
-        left_out = used if len(used - {problem.bonus}) > 1 else used & {problem.bonus}
-        losses = {one: problem.loss(used - {one}, values) for one in sorted(left_out)}
+        dispensable = used if len(used - {problem.bonus}) > 1 else used & {problem.bonus}
+        losses = {one: problem.loss(used - {one}, values) for one in sorted(dispensable)}
         if not losses or min(losses.values()) - problem.loss(used, values) > _LEAST_GAIN:
             break
         used.remove(min(losses, key=lambda one: losses[one]))
