@@ -396,14 +396,23 @@ def test_version_for_a_roll_back_is_kept_when_a_shadow_ends(folder: Path, server
     assert (back.version, back.is_recovery) == (1, False)
 
 
+def said_before_the_start(folder: Path) -> str:
+    """The first line of the command that starts a server for a folder; it is ended then."""
+    command = [sys.executable, "-u", "-c", "from ebbtide.cli.main import main; main()", "serve", str(folder)]
+    with subprocess.Popen([*command, "--state", "none"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        process.terminate()
+    return said
+
+
 def test_server_that_starts_again_forgets_the_shadow_and_the_deployment_goes_on(
     folder: Path, server: TritonServer, tmp_path: Path
 ) -> None:
     before = versions.loaded_versions(folder)
     deploy(folder, [server.grpc_url], 3, shadow=True)
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
-    # It says so before it starts, which ends here at a port that is taken.
-    said = run("serve", copy, "--state", "none", "--grpc-port", server.grpc_url.rpartition(":")[2]).stdout
+    said = said_before_the_start(copy)
     assert re.search(r"Version 3 was in shadow: it is not loaded again,\s+and version 1 is served", said)
     assert versions.loaded_versions(copy) == before
 
