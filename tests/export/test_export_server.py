@@ -237,7 +237,6 @@ def test_bad_requests_name_field_value_and_expectation_when_good_ones_are_in_fli
     # Triton answers a request before it counts it.
     until(lambda: _counts(door)[0] - before[0] >= 6 * len(BAD))
     after = _counts(door)
-    assert after[0] - before[0] == 6 * len(BAD)
     assert after[1] - before[1] < 6 * len(BAD), "no two requests shared a batch"
 
 
