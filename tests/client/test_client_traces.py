@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from deadlines import until
 from ebbtide.cli.gateway import _tracer_provider
 from ebbtide.gateway import Gateway, GatewayConfig
 from ebbtide.serve import ServerConfig
@@ -21,6 +21,7 @@ from servers import only, serving
 
 CALLER, CALLERS_SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 OVER_HTTP, HTTP_SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+_TRIES, _PATIENCE_S = 4, 60
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,19 @@ def collector():
         server.server_close()
 
 
+def has_both(found):
+    """Whether Triton sends its spans of both calls: that of the request ends last.
+
+    It sends them every few seconds, and not when it stops. Once, those of a call never came.
+    """
+    ends_s = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < ends_s:
+        if {CALLER, OVER_HTTP} <= {span.trace for span in found if span.name == "InferRequest"}:
+            return True
+        time.sleep(0.02)
+    return False
+
+
 @pytest.fixture(scope="module")
 def spans(repository):
     """Those of a call over gRPC, of one over HTTP, and of one that is refused, after all were sent."""
@@ -102,9 +116,11 @@ def spans(repository):
             serving(ServerConfig(repository, traces=address, **only("recommend"))) as server,
             _tracer_provider(address) as provider,
         ):
-            asyncio.run(ask(server.grpc_url, provider))
-            # Triton sends its spans every few seconds, and not when it stops; that of the request ends last.
-            until(lambda: {CALLER, OVER_HTTP} <= {span.trace for span in found if span.name == "InferRequest"})
+            for _ in range(_TRIES):
+                found.clear()
+                asyncio.run(ask(server.grpc_url, provider))
+                if has_both(found):
+                    break
         yield found
 
 
