@@ -121,6 +121,8 @@ def spans(repository):
                 asyncio.run(ask(server.grpc_url, provider))
                 if has_both(found):
                     break
+            else:
+                pytest.fail(f"Triton's spans of a call did not come in {_TRIES} tries")
         yield found
 
 
