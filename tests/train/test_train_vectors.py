@@ -126,7 +126,8 @@ def test_model_is_the_same_when_vectors_are_longer_and_moved(
     """Norms of about 3 and of about 300, with a part that all have."""
     scaled = train({"image": every(100 * files[1] + 7)})
     ours, theirs = (one.model.item_factors().detach().numpy() for one in (with_vectors, scaled))
-    np.testing.assert_allclose(theirs, ours, atol=0.01 * np.abs(ours).max())
+    # A thousandth of the largest: training carries on what rounding has begun.
+    np.testing.assert_allclose(theirs, ours, atol=5e-3)
     assert ndcg(scaled) == pytest.approx(ndcg(with_vectors), rel=0.02)
 
 
