@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from ebbtide.backfill import BackfillError, LogFiles
-from ebbtide.backfill.processes import in_processes
 from ebbtide.backfill.reading import Spilled, spill_log
 from ebbtide.backfill.spill import Spill
 from ebbtide.batch.errors import BatchError
-from ebbtide.batch.lists import Counts, Lists, Part, Task, write_in_process
+from ebbtide.batch.lists import Counts, Part, Task, write_in_process
+from ebbtide.batch.parts import require_same_run, run_of_parts
+from ebbtide.batch.workers import results
 from ebbtide.export.inprocess import InProcessPipeline
 
+_COMMAND = "batch-recommend"
 _FEW_EVENTS = 300_000
 """For which one process is done before others have started."""
 _EVENTS_PER_PART = 20_000
@@ -90,7 +90,7 @@ def batch_recommend(
 
     The folder gets Parquet files with a row for each rank of each list: ``user``, ``time``, ``rank`` (from 1), ``item``
     and ``score``, which is the format of predictions that `ebbtide evaluate` reads. A run that was ended, by whatever
-    means, goes on when it is run again.
+    means, goes on when it is run again, and gives the same files; a folder of another run is refused.
 
     Args:
         repository: Written by `ebbtide export`.
@@ -114,6 +114,16 @@ def batch_recommend(
     config = pipeline.weights.parameters.config
     if top_n is not None and 0 < config.top_n < top_n:
         raise BatchError(f"top N: got {top_n}; expected at most {config.top_n}, the top N of the export")
+    known = {
+        "export": pipeline.fingerprint,
+        "version": pipeline.version,
+        "top N": config.top_n if top_n is None else top_n,
+        "seen items left out": exclude_seen,
+        "weight column": log.columns.weight is not None,
+        "event type column": log.columns.event_type is not None,
+    }
+    # Before the log is read, which may take long.
+    require_same_run(out, _COMMAND, known)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ebbtide-batch-", dir=scratch) as spilled:
         spill = Spill(Path(spilled))
@@ -132,10 +142,10 @@ def batch_recommend(
         if processes is None:
             processes = 1 if found.events <= _FEW_EVENTS else len(os.sched_getaffinity(0))
         now = found.newest_ms + 1 if now_ms is None else now_ms
-        facts = [pipeline.fingerprint, now, top_n, exclude_seen, found.mark, log.columns.weight is not None]
         task = Task(
             repository=repository.absolute(),
             version=pipeline.version,
+            fingerprint=pipeline.fingerprint,
             now_ms=now,
             top_n=top_n,
             with_weight=log.columns.weight is not None,
@@ -143,14 +153,19 @@ def batch_recommend(
             exclude_seen=exclude_seen,
             threads=1 if processes > 1 else None,
             out=out.absolute(),
-            run=hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12],
         )
         parts = _parts(spill.files(), found.events)
-        missing = _missing_parts(task, parts)
+        inputs = {
+            **known,
+            "time of the lists": f"{np.datetime64(now, 'ms')}Z",
+            "events": f"{found.events:,} ({found.mark:08x})",
+        }
         counts = Counts()
-        for done, of_part in enumerate(_results(task, missing, processes), start=1):
-            counts.add(of_part)
-            progress.ranking(len(parts) - len(missing) + done, len(parts))
+        with run_of_parts(out, _COMMAND, inputs, len(parts)) as missing:
+            written = results(partial(write_in_process, task), [parts[number] for number in missing], processes)
+            for done, of_part in enumerate(written, start=1):
+                counts.add(of_part)
+                progress.ranking(len(parts) - len(missing) + done, len(parts))
     seconds = read_at - began, time.monotonic() - read_at
     return Summary(pipeline.version, now, found, counts, len(parts), len(parts) - len(missing), *seconds)
 
@@ -160,37 +175,3 @@ def _parts(files: list[Path], events: int) -> list[Part]:
     count = min(len(files), -(-events // _EVENTS_PER_PART))
     bounds = [len(files) * number // count for number in range(count + 1)]
     return [Part(number, tuple(files[start:stop])) for number, (start, stop) in enumerate(pairwise(bounds))]
-
-
-def _missing_parts(task: Task, parts: list[Part]) -> list[Part]:
-    """The parts that are still to be written.
-
-    Raises:
-        BatchError: The folder has other files.
-    """
-    task.out.mkdir(parents=True, exist_ok=True)
-    for partial_file in task.out.glob(f"part-{task.run}-*.partial"):
-        partial_file.unlink()
-    there = {path.name for path in task.out.iterdir()}
-    strange = sorted(there - {task.path(part).name for part in parts})
-    if strange:
-        raise BatchError(
-            f"{task.out}: got {strange[0]}; expected a new folder, or one with the lists of the same log, export, time "
-            "and options: choose another folder, or remove this one"
-        )
-    return [part for part in parts if task.path(part).name not in there]
-
-
-def _results(task: Task, parts: list[Part], processes: int) -> Iterator[Counts]:
-    if not parts:
-        return
-    if processes == 1:
-        yield from map(Lists(task).write, parts)
-        return
-    try:
-        yield from in_processes(partial(write_in_process, task), parts, processes)
-    except BrokenProcessPool:
-        raise BatchError(
-            "a process was killed, perhaps for memory; what was written stays: run the same command again, with fewer "
-            "--processes"
-        ) from None

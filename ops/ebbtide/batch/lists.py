@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import polars as pl
 
 from ebbtide.backfill.spill import UserEvents, ids_by_key
 from ebbtide.batch.errors import BatchError
+from ebbtide.batch.parts import write_part
 from ebbtide.export.inprocess import InProcessPipeline
 from ebbtide.interest import contract, served_models
 from ebbtide.interest.errors import RequestError
@@ -35,6 +36,8 @@ class Task:
 
     repository: Path
     version: int
+    fingerprint: str
+    """Of the version."""
     now_ms: int
     """The time of the lists, Unix milliseconds."""
     top_n: int | None
@@ -49,12 +52,6 @@ class Task:
     """Of each graph; None for those of its config."""
     out: Path
     """Folder of the parts."""
-    run: str
-    """Id of the run, in the name of each part."""
-
-    def path(self, part: Part) -> Path:
-        """Where the lists of a part go."""
-        return self.out / f"part-{self.run}-{part.number:03d}.parquet"
 
 
 @dataclass(frozen=True)
@@ -90,9 +87,15 @@ class Lists:
 
         Raises:
             RepositoryError: It is damaged.
+            BatchError: It has been replaced.
         """
         self._task = task
         self._pipeline = InProcessPipeline(task.repository, task.version, threads=task.threads)
+        if self._pipeline.fingerprint != task.fingerprint:
+            raise BatchError(
+                f"{task.repository}, version {task.version}: got the export {self._pipeline.fingerprint}; expected "
+                f"{task.fingerprint}, with which the run began: run the command again, into a new folder"
+            )
         items = self._pipeline.weights.items.index.end
         self._rows = min(_USERS_PER_REQUEST, max(_SCORES_PER_REQUEST // items, 1))
 
@@ -114,10 +117,7 @@ class Lists:
         ]
         frame = pl.concat(frames).sort("user", "rank")
         counts.items = frame.height
-        path = self._task.path(part)
-        partial = path.with_suffix(".partial")
-        frame.write_parquet(partial, compression="zstd")
-        partial.replace(path)
+        write_part(self._task.out, part.number, frame)
         return counts
 
     def _lists(self, users: list[str], of_part: UserEvents, chosen: Ints) -> pl.DataFrame:
@@ -158,7 +158,7 @@ class Lists:
             yield contract.EXCLUDE_SEEN.name, np.full((rows, 1), self._task.exclude_seen)
 
 
-@cache
+@lru_cache(1)
 def _of_process(task: Task) -> Lists:
     return Lists(task)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from commands import ebbtide
 from deadlines import PATIENT
 from ebbtide.backfill import LogFiles
 from ebbtide.batch import BatchError, batch_recommend
+from ebbtide.batch.parts import MANIFEST_FILE, require_same_run, run_of_parts, write_part
 from ebbtide.client import InterestClient, event
 from ebbtide.data.events import EventColumns
 from ebbtide.serve import ServerConfig
@@ -52,6 +54,10 @@ def random_log(tiny_bundle, tmp_path):
         return tmp_path / "log.parquet", frame
 
     return make
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def lists_of(folder):
@@ -100,7 +106,7 @@ def test_processes_write_what_one_writes_when_there_are_several(repository, rand
     assert seen == [(1, 3), (2, 3), (3, 3)]
     several = batch_recommend(repository, LogFiles([path]), tmp_path / "several", processes=2)
     assert one.counts == several.counts
-    assert lists_of(tmp_path / "one").equals(lists_of(tmp_path / "several"))
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "several")
 
 
 def test_newest_events_count_when_a_user_has_more_than_a_request_takes(repository, tiny_bundle, tmp_path):
@@ -133,22 +139,84 @@ def test_run_goes_on_when_it_was_killed(repository, random_log, tmp_path):
     done = subprocess.run([*map(str, command), "--processes", "1"], check=False)
     assert done.returncode == -signal.SIGKILL
     next(out.glob("*.parquet")).with_suffix(".partial").write_bytes(b"cut")
+    assert not json.loads((out / MANIFEST_FILE).read_text())["complete"]
     summary = batch_recommend(repository, LogFiles([path]), out)
     assert (summary.kept_parts, summary.parts, expected.parts) == (1, 3, 3)
-    assert {one.name for one in out.iterdir()} == {one.name for one in (tmp_path / "expected").iterdir()}
-    assert lists_of(out).equals(lists_of(tmp_path / "expected"))
+    assert files_of(out) == files_of(tmp_path / "expected")
+    assert json.loads((out / MANIFEST_FILE).read_text())["complete"]
 
 
 @pytest.mark.parametrize(
-    "changed", [{"top_n": 3}, {"now_ms": 1_800_000_000_000}, {"exclude_seen": False}], ids=lambda one: next(iter(one))
+    ("changed", "differs"),
+    [
+        ({"top_n": 3}, "top N 20 there and 3 now;"),
+        ({"now_ms": 1_800_000_000_000}, r"time of the lists \S+ there and 2027-01-15T08:00:00.000Z now;"),
+        ({"exclude_seen": False}, "seen items left out default there and False now;"),
+    ],
+    ids=["top N", "now", "seen"],
 )
-def test_folder_with_other_lists_is_refused(repository, random_log, tmp_path, changed):
+def test_folder_with_other_lists_is_refused(repository, random_log, tmp_path, changed, differs):
     path, _ = random_log()
     batch_recommend(repository, LogFiles([path]), tmp_path / "lists")
-    before = lists_of(tmp_path / "lists")
-    with pytest.raises(BatchError, match=r"got part-\w+-\d+\.parquet; expected a new folder"):
+    before = files_of(tmp_path / "lists")
+    with pytest.raises(BatchError, match=f"got a folder of another run: {differs} expected a new folder"):
         batch_recommend(repository, LogFiles([path]), tmp_path / "lists", **changed)
-    assert lists_of(tmp_path / "lists").equals(before)
+    assert files_of(tmp_path / "lists") == before
+
+
+def test_folder_with_lists_of_another_log_or_export_is_refused(two_versions, random_log, tmp_path):
+    path, frame = random_log()
+    batch_recommend(two_versions, LogFiles([path]), tmp_path / "lists")
+    with pytest.raises(BatchError, match=r"another run: export \w+ there and \w+ now, version 1 there and 2 now;"):
+        batch_recommend(two_versions, LogFiles([path]), tmp_path / "lists", version=2)
+    frame[:-1].write_parquet(path)
+    with pytest.raises(BatchError, match=r"events 2,000 \(\w+\) there and 1,999 \(\w+\) now;"):
+        batch_recommend(two_versions, LogFiles([path]), tmp_path / "lists")
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "part-00000.parquet"])
+def test_folder_with_other_files_is_refused(repository, random_log, tmp_path, name):
+    path, _ = random_log()
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / name).write_text("x")
+    with pytest.raises(BatchError, match=f"got a folder with other files, such as {name}; expected a new folder"):
+        batch_recommend(repository, LogFiles([path]), tmp_path / "lists")
+    assert [one.name for one in (tmp_path / "lists").iterdir()] == [name]
+
+
+def test_folder_that_another_run_is_writing_to_is_refused(tmp_path):
+    with (
+        run_of_parts(tmp_path / "lists", "a command", {}, 2) as missing,
+        pytest.raises(BatchError, match="another process is writing to"),
+        run_of_parts(tmp_path / "lists", "a command", {}, 2),
+    ):
+        pass
+    assert missing == [0, 1]
+
+
+def test_parts_of_a_longer_run_are_refused(tmp_path):
+    with run_of_parts(tmp_path, "a command", {}, 2) as missing:
+        for number in missing:
+            write_part(tmp_path, number, pl.DataFrame({"number": number}))
+    with (
+        pytest.raises(BatchError, match=r"got part-00001\.parquet, which is no part of the run"),
+        run_of_parts(tmp_path, "a command", {}, 1),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"made_by": "x", "inputs": 3}'])
+def test_damaged_manifest_is_told(tmp_path, content):
+    (tmp_path / MANIFEST_FILE).write_text(content)
+    with pytest.raises(BatchError, match=rf"{MANIFEST_FILE}: got a damaged file"):
+        require_same_run(tmp_path, "a command", {})
+
+
+def test_folder_of_another_command_is_refused(tmp_path):
+    with run_of_parts(tmp_path, "a command", {}, 1):
+        pass
+    with pytest.raises(BatchError, match="got a folder that a command has written"):
+        require_same_run(tmp_path, "another one", {})
 
 
 def test_list_longer_than_that_of_the_export_is_refused(repository, random_log, tmp_path):
