@@ -29,6 +29,7 @@ from ebbtide.cli.log_options import (
 )
 from ebbtide.cli.outputs import require_folder, require_outside
 from ebbtide.cli.states import timestamp
+from ebbtide.cli.worker_options import RayAddress, require_ray
 
 if TYPE_CHECKING:
     from ebbtide.batch import Summary
@@ -69,8 +70,10 @@ def command(
         int | None, typer.Option(min=1, help="Version to rank with. Default: the one that the repository answers with.")
     ] = None,
     processes: Annotated[
-        int | None, typer.Option(min=1, help="Processes that rank. Default: one for each processor.")
+        int | None,
+        typer.Option(min=1, help="Processes that rank. Default: one for each processor, less one on Ray."),
     ] = None,
+    ray: RayAddress = None,
     scratch: Scratch = None,
 ) -> None:
     """Write the lists of all users of an event log at one time, such as for a newsletter. No server is needed.
@@ -88,6 +91,7 @@ def command(
     if not repository.is_dir():
         raise CommandError(f"{repository}: no such folder; expected a repository written by `ebbtide export`")
     require_folder("--out", out)
+    require_ray(ray)
     given = {
         "user": user_col,
         "item": item_col,
@@ -114,6 +118,7 @@ def command(
             exclude_seen=None if seen is None else not seen,
             version=version,
             processes=processes,
+            ray=ray,
             scratch=scratch,
             progress=display,
         )

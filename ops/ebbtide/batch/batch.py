@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from ebbtide.backfill.spill import Spill
 from ebbtide.batch.errors import BatchError
 from ebbtide.batch.lists import Counts, Part, Task, write_in_process
 from ebbtide.batch.parts import require_same_run, run_of_parts
-from ebbtide.batch.workers import results
+from ebbtide.batch.workers import Workers
 from ebbtide.export.inprocess import InProcessPipeline
 
 _COMMAND = "batch-recommend"
@@ -83,6 +82,7 @@ def batch_recommend(
     exclude_seen: bool | None = None,
     version: int | None = None,
     processes: int | None = None,
+    ray: str | None = None,
     scratch: Path | None = None,
     progress: Progress | None = None,
 ) -> Summary:
@@ -100,14 +100,17 @@ def batch_recommend(
         top_n: Length of a list, at most that of the export; None for that of the export.
         exclude_seen: Whether items that a user has seen are left out; None for the policy of the export.
         version: None for the one that the repository answers with.
-        processes: How many rank; None for one for each processor, or one for a short log.
+        processes: How many rank; None for one for each processor, less one on Ray, or one for a short log.
+        ray: Address of a Ray cluster whose workers rank, or ``local`` for one that is started on this machine; its
+            machines share the folders of ``repository``, ``out`` and ``scratch``. None for processes of this machine.
         scratch: Folder for temporary files, about 40 bytes for each event; None for the system's.
         progress: Is told how far the work is.
 
     Raises:
         DataError: A file of the log cannot be used; nothing was written.
         RepositoryError: The repository is damaged, or has no such version.
-        BatchError: The log has no event of the repository's items, the folder has other lists, or a process was killed.
+        BatchError: The log has no event of the repository's items, the folder has other lists, a process was killed,
+            or the cluster cannot be used.
     """
     progress = progress or Silent()
     pipeline = InProcessPipeline(repository, version)
@@ -125,7 +128,11 @@ def batch_recommend(
     # Before the log is read, which may take long.
     require_same_run(out, _COMMAND, known)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="ebbtide-batch-", dir=scratch) as spilled:
+    with (
+        Workers(processes, ray) as workers,
+        tempfile.TemporaryDirectory(prefix="ebbtide-batch-", dir=scratch) as spilled,
+    ):
+        workers.require_shared(scratch)
         spill = Spill(Path(spilled))
         try:
             found = spill_log(
@@ -139,8 +146,7 @@ def batch_recommend(
         except BackfillError as error:
             raise BatchError(str(error)) from None
         read_at = time.monotonic()
-        if processes is None:
-            processes = 1 if found.events <= _FEW_EVENTS else len(os.sched_getaffinity(0))
+        few = found.events <= _FEW_EVENTS
         now = found.newest_ms + 1 if now_ms is None else now_ms
         task = Task(
             repository=repository.absolute(),
@@ -151,7 +157,7 @@ def batch_recommend(
             with_weight=log.columns.weight is not None,
             with_type=log.columns.event_type is not None,
             exclude_seen=exclude_seen,
-            threads=1 if processes > 1 else None,
+            threads=workers.threads(few=few),
             out=out.absolute(),
         )
         parts = _parts(spill.files(), found.events)
@@ -162,8 +168,8 @@ def batch_recommend(
         }
         counts = Counts()
         with run_of_parts(out, _COMMAND, inputs, len(parts)) as missing:
-            written = results(partial(write_in_process, task), [parts[number] for number in missing], processes)
-            for done, of_part in enumerate(written, start=1):
+            pieces = [parts[number] for number in missing]
+            for done, of_part in enumerate(workers.results(partial(write_in_process, task), pieces, few=few), start=1):
                 counts.add(of_part)
                 progress.ranking(len(parts) - len(missing) + done, len(parts))
     seconds = read_at - began, time.monotonic() - read_at

@@ -85,7 +85,7 @@ def run_of_parts(folder: Path, made_by: str, inputs: Inputs, parts: int) -> Iter
         parts: How many there are.
 
     Raises:
-        BatchError: The folder is of another run, or another process writes to it.
+        BatchError: The folder is of another run, another process writes to it, or a part is missing in the end.
     """
     require_same_run(folder, made_by, inputs)
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,8 +102,12 @@ def run_of_parts(folder: Path, made_by: str, inputs: Inputs, parts: int) -> Iter
         for partial in folder.glob(f"*{_PARTIAL}"):
             partial.unlink(missing_ok=True)
         yield _missing(folder, parts)
-        if not _missing(folder, parts):
-            _write(folder, {**wanted, "complete": True}, os.replace)
+        if missing := _missing(folder, parts):
+            raise BatchError(
+                f"{folder}: got {parts - len(missing):,} of {parts:,} parts, and the other ones were written too; "
+                "expected a folder that all machines share, so that this one sees what they write"
+            )
+        _write(folder, {**wanted, "complete": True}, os.replace)
 
 
 def _missing(folder: Path, parts: int) -> list[int]:

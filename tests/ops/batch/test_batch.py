@@ -184,25 +184,35 @@ def test_folder_with_other_files_is_refused(repository, random_log, tmp_path, na
     assert [one.name for one in (tmp_path / "lists").iterdir()] == [name]
 
 
+def write_parts(folder, parts, made_by="a command"):
+    with run_of_parts(folder, made_by, {}, parts) as missing:
+        for number in missing:
+            write_part(folder, number, pl.DataFrame({"number": number}))
+
+
 def test_folder_that_another_run_is_writing_to_is_refused(tmp_path):
-    with (
-        run_of_parts(tmp_path / "lists", "a command", {}, 2) as missing,
-        pytest.raises(BatchError, match="another process is writing to"),
-        run_of_parts(tmp_path / "lists", "a command", {}, 2),
-    ):
-        pass
-    assert missing == [0, 1]
+    def write():
+        with run_of_parts(tmp_path, "a command", {}, 1):
+            with pytest.raises(BatchError, match="another process is writing to"):
+                write_parts(tmp_path, 1)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    write_parts(tmp_path, 1)
+
+
+def test_part_that_is_not_there_in_the_end_is_told(tmp_path):
+    with pytest.raises(BatchError, match=r"got 0 of 1 parts, .*expected a folder that all machines share"):  # noqa: SIM117
+        with run_of_parts(tmp_path, "a command", {}, 1):
+            pass
+    assert not json.loads((tmp_path / MANIFEST_FILE).read_text())["complete"]
 
 
 def test_parts_of_a_longer_run_are_refused(tmp_path):
-    with run_of_parts(tmp_path, "a command", {}, 2) as missing:
-        for number in missing:
-            write_part(tmp_path, number, pl.DataFrame({"number": number}))
-    with (
-        pytest.raises(BatchError, match=r"got part-00001\.parquet, which is no part of the run"),
-        run_of_parts(tmp_path, "a command", {}, 1),
-    ):
-        pass
+    write_parts(tmp_path, 2)
+    with pytest.raises(BatchError, match=r"got part-00001\.parquet, which is no part of the run"):
+        write_parts(tmp_path, 1)
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"made_by": "x", "inputs": 3}'])
@@ -213,10 +223,9 @@ def test_damaged_manifest_is_told(tmp_path, content):
 
 
 def test_folder_of_another_command_is_refused(tmp_path):
-    with run_of_parts(tmp_path, "a command", {}, 1):
-        pass
+    write_parts(tmp_path, 1)
     with pytest.raises(BatchError, match="got a folder that a command has written"):
-        require_same_run(tmp_path, "another one", {})
+        write_parts(tmp_path, 1, "another one")
 
 
 def test_list_longer_than_that_of_the_export_is_refused(repository, random_log, tmp_path):
