@@ -3,7 +3,9 @@
 import polars as pl
 import pytest
 
-from ebbtide.data.catalog import catalog_of_events, read_catalog
+from ebbtide.data import tables
+from ebbtide.data.bad_rows import BadRows
+from ebbtide.data.catalog import catalog_of_events, read_catalog, read_catalog_pieces
 from ebbtide.data.errors import DataError
 
 CSV = """id,title,year,genres
@@ -102,3 +104,23 @@ def test_catalog_is_refused_when_a_column_of_a_template_is_no_text(tmp_path, val
     pl.DataFrame({"item": ["1"], "text": values}).write_parquet(tmp_path / "items.parquet")
     with pytest.raises(DataError, match=message):
         read_catalog(tmp_path / "items.parquet")
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_pieces_are_the_catalog_when_it_is_read_piece_by_piece(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(tables, "PIECE_ROWS", 3)
+    monkeypatch.setattr(tables, "PIECE_BYTES", 40)
+    path = tmp_path / f"catalog{suffix}"
+    ids = ["a", "b", None, "c", "a", "d", "4.00638E+12", "e", "e", "b", "f"]
+    frame = pl.DataFrame({"sku": ids, "name": [None if item == "c" else f"the {item}" for item in ids]})
+    {".parquet": frame.write_parquet, ".csv": frame.write_csv, ".jsonl": frame.write_ndjson}[suffix](path)
+    catalog, expected = read_catalog(path, "sku", "{name}", max_bad_rows=1)
+    pieces = list(read_catalog_pieces(path, "sku", "{name}"))
+    assert len(pieces) > 2
+    found = pl.concat([frame for frame, _ in pieces])
+    assert (found["item"].to_list(), found["text"].to_list()) == (catalog.item_id, catalog.text)
+    bad = BadRows(rows=0)
+    for _, of_piece in pieces:
+        bad.extend(of_piece)
+    assert bad.reasons == expected.reasons
+    assert bad.rows == expected.rows == len(ids)

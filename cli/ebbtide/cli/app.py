@@ -19,6 +19,7 @@ from ebbtide.cli import (
     capacity,
     check,
     deploy,
+    embed_catalog,
     evaluate,
     export,
     gateway,
@@ -88,6 +89,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("prepare")(prepare.command)
+app.command("embed-catalog")(embed_catalog.command)
 app.command("train")(train.command)
 app.command("inspect")(inspect.command)
 app.command("evaluate")(evaluate.command)

@@ -14,6 +14,7 @@ FAILED, INTERRUPTED = 1, 130
 _BROKEN_PIPE = 141
 _EXTRAS = {
     "prepare": "train",
+    "embed-catalog": "export",
     "train": "train",
     "inspect": "train",
     "evaluate": "evaluate",

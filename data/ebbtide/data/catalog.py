@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from ebbtide.data.bad_rows import BadRows
 from ebbtide.data.bad_rows import shown as as_shown
 from ebbtide.data.errors import DataError
 from ebbtide.data.ids import ROUNDED_ID, is_missing, is_rounded
-from ebbtide.data.tables import one_error, read_table
+from ebbtide.data.tables import Table, one_error, read_pieces, read_table
 from ebbtide.data.value_notes import note_lost_characters, note_texts, note_twins
+from ebbtide.interest.keys import item_keys
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
@@ -102,20 +105,8 @@ def _usable_items(
     )
     columns = list(dict.fromkeys([item_column, *placeholders]))
     table = read_table(path, columns, encoding)
-    ids = table.text(item_column, is_id=True)
-    shown = pl.DataFrame([table.text(name, is_id=False).alias(name) for name in columns])
-    bad = BadRows(rows=len(ids))
-    usable = table.add_flaws(bad)
-    missing = is_missing(ids)
-    table.add_bad(bad, "no item id", missing & usable, item_column)
-    usable = usable & ~missing
-    rounded = is_rounded(ids) & usable
-    table.add_bad(bad, ROUNDED_ID, rounded, item_column, "export the column as text")
-    usable = usable & ~rounded
-    # Only among usable rows: a row that is ignored must not take the id from a sound one.
-    repeated = usable & ~pl.select(pl.when(usable).then(ids)).to_series().is_first_distinct()
-    table.add_bad(bad, "an item id that an earlier row has", repeated, item_column)
-    usable = usable & ~repeated
+    ids, usable, bad = _usable_ids(table, item_column)
+    shown = _as_text(table, columns)
     table.refuse_above(bad, max_bad_rows)
     kept = shown.filter(usable)
     if kept.is_empty():
@@ -136,6 +127,84 @@ def _usable_items(
         for column in (texts.to_list(), fill_template(title_template, kept).to_list())
     )
     return Catalog(item_id, text, title), bad
+
+
+def read_catalog_pieces(
+    path: str | Path, item_column: str, text_template: str, encoding: str | None = None
+) -> Iterator[tuple[pl.DataFrame, BadRows]]:
+    """The usable items of a file that need not fit into memory, in pieces, in the order of the file.
+
+    In memory are a piece, and 8 bytes for each item, by which an id is found again. How many rows are bad is for the
+    caller to judge.
+
+    Args:
+        path: What `read_table` reads.
+        item_column: The column with the ids.
+        text_template: As for `read_catalog`.
+        encoding: As for `read_catalog`.
+
+    Yields:
+        A frame with ``item`` and ``text``, both text, in which an item without a text has its id as text; and what was
+        left out.
+
+    Raises:
+        DataError: Unreadable file, missing column or a template without placeholder, at the piece that has the fault.
+    """
+    columns = list(dict.fromkeys([item_column, *_placeholders("text template", "--text-template", text_template)]))
+    earlier = _EarlierIds()
+    for table in read_pieces(path, columns, encoding):
+        with one_error(str(path)):
+            _, usable, bad = _usable_ids(table, item_column, earlier)
+            kept = _as_text(table, columns).filter(usable)
+            texts = fill_template(text_template, kept)
+            item = kept[item_column]
+            yield pl.DataFrame({"item": item, "text": texts.zip_with(texts != "", item)}), bad
+
+
+class _EarlierIds:
+    """The ids of earlier pieces, by 8 bytes each."""
+
+    def __init__(self) -> None:
+        self._keys = np.empty(0, dtype=np.int64)
+
+    def add(self, ids: pl.Series, usable: pl.Series) -> pl.Series:
+        """Which of the usable rows have an id of an earlier piece, ``[rows]``; the other ones are known from now on."""
+        rows = usable.arg_true().to_numpy()
+        keys = item_keys(ids.gather(rows))
+        is_known = np.zeros(rows.size, dtype=np.bool_)
+        if self._keys.size:
+            # Behind the end of the sorted keys stands none that could be equal.
+            position = np.minimum(self._keys.searchsorted(keys), self._keys.size - 1)
+            is_known = self._keys[position] == keys
+        self._keys = np.sort(np.concatenate([self._keys, keys[~is_known]]), kind="stable")
+        found = np.zeros(len(ids), dtype=np.bool_)
+        found[rows[is_known]] = True
+        return pl.Series(found)
+
+
+def _usable_ids(
+    table: Table, item_column: str, earlier: _EarlierIds | None = None
+) -> tuple[pl.Series, pl.Series, BadRows]:
+    """The ids ``[rows]``, which rows have an id of their own ``[rows]``, and the other rows."""
+    ids = table.text(item_column, is_id=True)
+    bad = BadRows(rows=len(ids))
+    usable = table.add_flaws(bad)
+    missing = is_missing(ids)
+    table.add_bad(bad, "no item id", missing & usable, item_column)
+    usable = usable & ~missing
+    rounded = is_rounded(ids) & usable
+    table.add_bad(bad, ROUNDED_ID, rounded, item_column, "export the column as text")
+    usable = usable & ~rounded
+    # Only among usable rows: a row that is ignored must not take the id from a sound one.
+    repeated = usable & ~pl.select(pl.when(usable).then(ids)).to_series().is_first_distinct()
+    if earlier is not None:
+        repeated = repeated | earlier.add(ids, usable & ~repeated)
+    table.add_bad(bad, "an item id that an earlier row has", repeated, item_column)
+    return ids, usable & ~repeated, bad
+
+
+def _as_text(table: Table, columns: list[str]) -> pl.DataFrame:
+    return pl.DataFrame([table.text(name, is_id=False).alias(name) for name in columns])
 
 
 def _placeholders(what: str, option: str, template: str) -> list[str]:

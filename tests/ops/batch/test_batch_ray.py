@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
+import polars as pl
 import pytest
 
 from commands import run
@@ -162,3 +164,19 @@ def test_run_on_a_cluster_goes_on_when_its_driver_was_killed(address, repository
     summary = batch_recommend(repository, LogFiles([log]), out)
     assert summary.kept_parts >= 1
     assert files_of(out) == expected
+
+
+@pytest.mark.slow
+def test_cluster_embeds_what_one_process_embeds(address, movielens, tiny_encoder, tmp_path):
+    catalog = ["--catalog", movielens / "movies.parquet", "--item-col", "movieId", "--text-template", "{title}"]
+    command = ["embed-catalog", *catalog, "--encoder", tiny_encoder, "--out"]
+    done = script(
+        "from ebbtide.cli.main import main; main()",
+        *command,
+        *(tmp_path / "ray", "--ray", address, "--scratch", tmp_path, "--processes", 2),
+    )
+    assert done.returncode == 0, done.stderr
+    assert run(*command, tmp_path / "one", "--processes", 1).returncode == 0
+    found, expected = (pl.read_parquet(tmp_path / name / "*.parquet") for name in ("ray", "one"))
+    assert found["movieId"].equals(expected["movieId"])
+    np.testing.assert_allclose(np.stack(found["vector"]), np.stack(expected["vector"]), atol=1e-6)
