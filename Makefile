@@ -28,7 +28,7 @@ SERVE := $(BIN)/ebbtide serve $(ARTIFACTS)/repository --bundle $(ARTIFACTS)/bund
 SOURCES := interest store data train export client serve ops cli
 PROGRAMS := $(SOURCES) tests benchmarks scripts model_repository
 
-.PHONY: help wheel setup serve free-ports demo test test-slow test-random check lint types imports format stubs docs tour bench-quality bench-training bench-export bench-client bench-serving bench-head bench-state bench-living bench-slate bench-soak bench-replay bench-responsible bench-loadtest bench-tune bench-docs clean
+.PHONY: help wheel setup serve free-ports demo test test-slow test-random check lint types imports format stubs docs tour bench-quality bench-training bench-export bench-client bench-serving bench-head bench-state bench-batch bench-living bench-slate bench-soak bench-replay bench-responsible bench-loadtest bench-tune bench-docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -143,6 +143,9 @@ bench-export: $(READY) ## Every variant of the exported encoder: fidelity, speed
 
 bench-state: $(ARTIFACTS)/repository/recommend/config.pbtxt ## Users' states: asked by id, observed, backfilled (15 minutes; QUICK=1: 4)
 	@$(BIN)/python -m benchmarks.state $(if $(QUICK),--quick)
+
+bench-batch: $(ARTIFACTS)/repository/recommend/config.pbtxt ## Lists for all users: rate, kill and resume, workers of Ray (10 minutes; USERS=n)
+	@$(BIN)/python -m benchmarks.batch $(if $(USERS),--users $(USERS))
 
 bench-living: $(ARTIFACTS)/repository/recommend/config.pbtxt ## How soon two servers show new films, a trend, stock, at 50 requests a second (5 minutes)
 	@$(BIN)/python -m benchmarks.living_catalog

@@ -229,6 +229,17 @@ SECTIONS = (
         _encoder,
     ),
     Section(
+        "Lists for all users",
+        "batch.json",
+        "make bench-batch",
+        "`batch-recommend` beside asking a server one by one, per second of processor time; a run that is killed and "
+        "resumed; two workers beside one: [lists for all users](batch.md).",
+        goals=(
+            Goal("rate_per_core_over_asking", 5.0),
+            Goal("ray.two_over_one", 1.6),
+        ),
+    ),
+    Section(
         "Scoring head",
         "export_head.json",
         "make bench-head",
