@@ -1,6 +1,6 @@
 """Lists for all users at once: beside asking a server one by one, killed and resumed, and on workers of Ray.
 
-    python -m benchmarks.batch [--users 20000] [--asked 200] [--turns 3] [--json FILE]
+    python -m benchmarks.batch [--users 40000] [--asked 200] [--turns 3] [--json FILE]
 
 The log is that of the bundle, with its users copied under new ids until there are enough of them. The server and each
 worker use one processor at a time; rates are per second of all processor time that client, server or command used.
@@ -85,7 +85,7 @@ class Work:
 def main() -> None:
     """Parses the command line, measures, prints a table and writes JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.batch", description=__doc__)
-    parser.add_argument("--users", type=int, default=20_000)
+    parser.add_argument("--users", type=int, default=40_000)
     parser.add_argument("--asked", type=int, default=200, help="users whose lists the server is asked for")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--bundle", type=Path, default=ROOT / "artifacts" / "bundle")
