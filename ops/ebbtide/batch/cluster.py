@@ -90,7 +90,8 @@ def _connect(address: str, processes: int | None) -> None:
     if address == LOCAL:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         processors = max(len(os.sched_getaffinity(0)), (processes or 0) + 1)
-        ray.init(num_cpus=processors, include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
+        of_cluster = {"num_cpus": processors, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+        ray.init(address=LOCAL, **of_cluster, **quiet)
         return
     try:
         _require_listener(address)

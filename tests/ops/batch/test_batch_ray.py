@@ -128,7 +128,9 @@ def script(text, *arguments):
     )
 
 
-def test_ray_of_this_machine_writes_what_one_process_writes(repository, log, expected, tmp_path):
+def test_ray_of_this_machine_writes_what_one_process_writes(repository, log, expected, tmp_path, monkeypatch):
+    # Of another cluster, which is not asked.
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     command = ["batch-recommend", repository, "--events", log, "--out", tmp_path / "lists"]
     done = script("from ebbtide.cli.main import main; main()", *command, "--ray", "local", "--processes", 2)
     assert done.returncode == 0, done.stderr
