@@ -105,7 +105,7 @@ def test_two_evaluations_are_compared_on_the_same_baskets_alone():
         test = TestSet.where(log, catalog, np.isin(log.user, users) & (log.time_ms == 3))
         found.append(evaluate_lists(test, lists, np.eye(12, dtype=np.float32)))
     assert compare(found[0], found[2])["ndcg_at_10"].mean == 0
-    with pytest.raises(DataError, match="got 2 users with 2 baskets; expected the 2 users.*on one TestSet"):
+    with pytest.raises(DataError, match=r"got 2 users with 2 baskets; expected the 2 users.*on one TestSet"):
         compare(found[0], found[1])
 
 
