@@ -18,7 +18,7 @@ from ebbtide.data.event_types import EventTypeNames
 from ebbtide.data.ids import ROUNDED_ID, is_missing, is_rounded, near_id
 from ebbtide.data.tables import Table, one_error, read_pieces, read_table, too_many
 from ebbtide.data.times import in_future, read_times
-from ebbtide.data.value_notes import note_lost_characters, note_twins
+from ebbtide.data.value_notes import decimal_comma_hint, note_lost_characters, note_twins
 from ebbtide.interest.time_units import TimeUnit
 
 _NO_TYPE = "no event type"
@@ -189,6 +189,8 @@ def _usable_events(
         note_lost_characters(table, name, rows, checked.usable, bad)
         if name == columns.user or item_index is None:
             note_twins(name, ids, bad)
+    if columns.event_type is not None:
+        note_twins(columns.event_type, frame["event_type"], bad, "event types")
     for name, ids in ((columns.user, frame["user"]), (columns.item, frame["item"])):
         if ids.str.contains(_FLOAT_ID).all():
             bad.notes.append(
@@ -327,11 +329,9 @@ def _weight_hint(table: Table, column: str | None, rows: pl.Series) -> str:
     if column is None or not rows.any():
         return ""
     value = str(value_at(table.frame[column], rows.arg_max() or 0))
-    if re.match(r"^\s*\d+,\d+\s*$", value):
-        return "write a point in place of the decimal comma"
-    if re.match(r"^\s*-\d", value):
-        return "leave returns and cancellations out of the log"
-    return ""
+    if (hint := decimal_comma_hint(value)) or not re.match(r"^\s*-\d", value):
+        return hint
+    return "leave returns and cancellations out of the log"
 
 
 def _note_dominant_user(frame: pl.DataFrame, bad: BadRows) -> None:
