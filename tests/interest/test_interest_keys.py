@@ -9,7 +9,7 @@ from ebbtide.interest.keys import item_key, item_keys, user_key, user_keys
 @pytest.mark.parametrize("one", [318, np.int64(318), None, b"318"])
 def test_an_id_that_is_no_text_is_refused(one):
     for call in (item_key, user_key, lambda given: item_keys([given]), lambda given: user_keys([given])):
-        with pytest.raises(TypeError, match=r"^id: got .*; expected text, as in '"):
+        with pytest.raises(TypeError, match=r"^id: got .*; expected text, as in "):
             call(one)
 
 

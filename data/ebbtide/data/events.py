@@ -130,7 +130,7 @@ class EventLog:
         try:
             index = self.users.index(user_id)
         except ValueError:
-            near = near_id(pl.Series([user_id]), self.users)
+            near = near_id(pl.Series([str(user_id)]), self.users)
             hint = "" if near is None else f", such as {near[1]!r}"
             raise DataError(
                 f"user: got {user_id!r}; expected one of the log's {len(self.users):,} users{hint}"
@@ -359,16 +359,26 @@ def build_log(
         column: Name of the column with the event types, for the error.
 
     Raises:
-        DataError: An event has another type.
+        DataError: An event has another type, or an item without an index.
     """
     ordered = frame.with_row_index("row").sort("user", "time_ms", "row")
     runs = ordered["user"].rle().struct.unnest()
     return EventLog(
         users=runs["value"].to_list(),
         start=np.concatenate([[0], np.cumsum(runs["len"].to_numpy())]).astype(np.int64),
-        item=ordered["item"].replace_strict(item_index, return_dtype=pl.Int64).to_numpy(),
+        item=_indices(ordered["item"], item_index),
         time_ms=ordered["time_ms"].to_numpy(),
         weight=ordered["weight"].to_numpy(),
         event_types=event_types,
         event_type=None if event_types is None else event_types.indices(ordered["event_type"], column),
     )
+
+
+def _indices(item: pl.Series, item_index: dict[str, int]) -> npt.NDArray[np.int64]:
+    try:
+        return item.replace_strict(item_index, return_dtype=pl.Int64).to_numpy()
+    except pl.exceptions.InvalidOperationError as error:
+        unknown = item.filter(~item.is_in(list(item_index)))
+        raise DataError(
+            f"item: got {len(unknown):,} events of items without an index, such as {unknown[0]!r}"
+        ) from error
