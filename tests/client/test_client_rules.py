@@ -73,8 +73,9 @@ def test_command_line_tells_of_items_that_nobody_knows(triton_of_items, tmp_path
 @pytest.mark.parametrize(
     ("toml", "said"),
     [
-        ("[a]\nboost = 1\n", "rules[0].item_ids: got none"),
-        ("[a]\nitems = ['1']\n", "got no effect"),
+        ("[a]\nboost = 1\n", "rules.toml: rule a: item_ids: got none"),
+        ("[a]\nboost = 1\nitems = ['1']\n[b]\nboost = -0.5\nitems = ['1']\n", "rules.toml: rule b: boost: got -0.5"),
+        ("[a]\nitems = ['1']\n", "rules.toml: rule a: rule: got no effect"),
         ("[a]\nboost = 1\npin = 2\nitems = ['1']\n", "expected one of boost, bury and pin"),
         ("[a]\nboost = true\nitems = ['1']\n", "rule a: boost: got True"),
         ("[a]\npin = 1.5\nitems = ['1']\n", "rule a: pin: got 1.5"),

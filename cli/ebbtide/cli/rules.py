@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -19,7 +20,7 @@ from ebbtide.cli.settings import toml_tables
 from ebbtide.cli.states import LOCAL, Server, open_client
 
 if TYPE_CHECKING:
-    from ebbtide.client import InterestClient, Rule
+    from ebbtide.client import InterestClient, Rule, SetRulesResponse
 
 _STDIN = "-"
 _ASKED_AT_ONCE = 64
@@ -92,7 +93,7 @@ def command(
             where = "standard input" if is_input else given[0]
             tables = toml_tables(sys.stdin.read() if is_input else _text(given[0]), where)
             found = [_read(where, name, table) for name, table in tables.items()]
-            answer = client.set_rules(found)
+            answer = _set(client, where, found)
             said = f"{answer.added_rules} added, {answer.replaced_rules} replaced; {answer.total_rules} now"
             console.print(f"[green]✓[/green] rules: {said}", soft_wrap=True)
             if unknown := _unknown(client, found):
@@ -101,6 +102,24 @@ def command(
                     "a rule moves them once they are added; otherwise correct the ids",
                     soft_wrap=True,
                 )
+
+
+def _set(client: InterestClient, where: str, rules: Sequence[Rule]) -> SetRulesResponse:
+    """Sets rules.
+
+    Raises:
+        CommandError: One is faulty; its name stands in place of its index.
+    """
+    from ebbtide.client import InvalidArgumentError
+
+    try:
+        return client.set_rules(rules)
+    except InvalidArgumentError as error:
+        named = re.fullmatch(r"rules\[(\d+)\]\.?(.*)", error.field or "")
+        if named is None:
+            raise
+        path = ": ".join(filter(None, (where, f"rule {rules[int(named[1])].name}", named[2])))
+        raise CommandError(f"{path}: got {error.value}; expected {error.expected}") from error
 
 
 def _unknown(client: InterestClient, rules: Sequence[Rule]) -> list[str]:
@@ -124,10 +143,9 @@ def _read(where: str, name: str, table: object) -> Rule:
     """A rule from its table.
 
     Raises:
-        CommandError: It has another field, or one of another type.
-        InvalidArgumentError: It is not complete.
+        CommandError: It has another field, or one of another type; or it is not complete.
     """
-    from ebbtide.client import rule
+    from ebbtide.client import InvalidArgumentError, rule
 
     if not isinstance(table, Mapping) or not set(table) <= set(_FIELDS):
         got = sorted(set(table) - set(_FIELDS)) if isinstance(table, Mapping) else table
@@ -147,7 +165,10 @@ def _read(where: str, name: str, table: object) -> Rule:
         column: [str(value) for value in (found if isinstance(found, list) else [found])]
         for column, found in attributes.items()
     }
-    return rule(name, item_ids=[str(item) for item in items], attributes=values, **effects, **times)
+    try:
+        return rule(name, item_ids=[str(item) for item in items], attributes=values, **effects, **times)
+    except InvalidArgumentError as error:
+        raise CommandError(f"{where}: rule {name}: {error}") from error
 
 
 def _written(rule: Rule) -> str:
