@@ -148,7 +148,7 @@ def test_text_tells_what_adds_up_to_each_score_when_an_explanation_is_printed():
         "       +0.500  Matrix, The (1999), 3 days ago (history, weighs 0.5)",
         "       +0.250  1 other event",
         "       +1.000  popularity prior",
-        "       +0.250  repeat score",
+        "       +0.250  related to the newest events",
         "       by half-life: under a day +0.500, over a year -0.500",
         "  2  0: not in the catalog",
         "  3  7: excluded; without that =",

@@ -28,7 +28,13 @@ class Rates(Watcher):
 def test_refit_is_a_whole_cycle_of_the_learning_rate_over_the_best_number_of_epochs(random_log):
     vectors = np.random.default_rng(0).normal(size=(12, 6)).astype(np.float32)
     config = TrainConfig(
-        epochs=8, patience=1, windows_per_batch=1, targets_per_window=2, validation_fraction=0.3, start=Start.items
+        epochs=8,
+        patience=1,
+        windows_per_batch=1,
+        targets_per_window=2,
+        validation_fraction=0.3,
+        start=Start.items,
+        related_weights=(0.0,),
     )
     rates = Rates()
     result = fit(random_log, np.ones(random_log.events, bool), vectors, ModelConfig(dimensions=8), config, rates)

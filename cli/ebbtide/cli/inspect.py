@@ -60,6 +60,8 @@ def command(
     if found.event_types:
         console.print(event_type_table(found.event_types, found.target_types))
     _print_prior(found)
+    if found.related_gain:
+        console.print(f"an event adds {found.related_gain:.2f} to the item with the nearest text (median over items)")
     if _has_vectors(found):
         _print_blocks(found)
     _print_items(loaded, found, items)
@@ -170,6 +172,7 @@ def _as_json(bundle: InterestBundle, found: Inspection, count: int) -> dict[str,
         "target_types": list(found.target_types),
         "blocks": [{"name": one.name, "items": one.items, "share": round(one.share, 4)} for one in found.blocks],
         "prior_weights": list(found.prior_weights),
+        "related_gain": found.related_gain,
         "prior": [
             {
                 "half_life_days": _finite(one.days),

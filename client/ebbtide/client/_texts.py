@@ -192,7 +192,7 @@ def interest(message: InterestResponse, titles: Mapping[str, str], events: int) 
 
 
 def by_block(message: ExplainResponse, item: ItemExplanation) -> str:
-    """What each feature block of an item adds to its score, beside prior and repeat score; empty without blocks."""
+    """What each feature block of an item adds to its score, beside prior and adjustment; empty without blocks."""
     pairs = zip(message.block_names, item.block_shares, strict=False)
     return ", ".join(f"{name} {share:+.3f}" for name, share in pairs)
 
@@ -200,7 +200,10 @@ def by_block(message: ExplainResponse, item: ItemExplanation) -> str:
 def parts(
     message: ExplainResponse, item: ItemExplanation, titles: Mapping[str, str], events: int
 ) -> list[tuple[float, str]]:
-    """What adds up to the score of an item: repeat parts or the prior, the strongest events, the others together."""
+    """What adds up to the score of an item: repeat parts or the prior, the strongest events, the others together.
+
+    From an export without repeat parts, a repeat score is known by the prior that it replaces.
+    """
     known = [*message.events, *message.state_events]
     strongest = sorted(enumerate([*item.event_shares, *item.state_event_shares]), key=lambda share: -abs(share[1]))
     found = [(share, _event(known[index], titles)) for index, share in strongest[:events] if share]
@@ -214,7 +217,7 @@ def parts(
         return [(share, what) for share, what in repeats if share] + found
     found.append((item.prior_share, "popularity prior"))
     if item.adjustment_share:
-        found.append((item.adjustment_share, "repeat score"))
+        found.append((item.adjustment_share, "related to the newest events" if item.prior_share else "repeat score"))
     return found
 
 

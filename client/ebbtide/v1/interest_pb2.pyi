@@ -1291,7 +1291,8 @@ class ItemExplanation(google.protobuf.message.Message):
     """Share of the popularity prior."""
     adjustment_share: builtins.float
     """The repeat score: if the model scores repeat consumption, a seen item has it in place of the prior, whose share is
-    then 0, and of most of what events of items add. 0 for any other item and for an excluded item.
+    then 0, and of most of what events of items add. For an item whose text is near to those of the newest events, what
+    they add to its score beside the shares above. 0 for any other item and for an excluded item.
     """
     is_excluded: builtins.bool
     """Whether `exclude_item_ids` or `exclude_seen` excludes the item from recommendations."""

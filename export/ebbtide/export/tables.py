@@ -24,6 +24,7 @@ from ebbtide.interest.item_ids import ItemIds
 from ebbtide.interest.keys import item_key, item_keys
 from ebbtide.interest.lookup import KeyIndex
 from ebbtide.interest.parameters import GateParameters, InterestConfig, InterestParameters
+from ebbtide.interest.related import RelatedItems
 from ebbtide.train.blocks import RESIDUAL
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.files import default_mode
@@ -77,6 +78,9 @@ def interest_parameters(
         repeat=None
         if model.repeat is None
         else model.repeat.parameters_to_serve(model.repeat_item_bias(), bundle.prior_columns),
+        related=None
+        if model.related is None
+        else RelatedItems(model.related_item.numpy(), _array(model.related_score)),
     )
 
 

@@ -31,6 +31,19 @@ class Pairs:
     """``[pairs]``, or one value for all: minus infinity excludes an item, as often as it comes; no item of a user has
     two others."""
 
+    def of_user(self, user: int, item: Ints) -> Floats:
+        """The values of a user's items, ``[items asked]``; 0 for those without one.
+
+        Args:
+            user: Whose.
+            item: ``[items asked]``: catalog indices; none of the user's pairs excludes one.
+        """
+        mine = slice(*np.searchsorted(self.user, [user, user + 1]))
+        own = self.item[mine]
+        position = {index: row for row, index in enumerate(own.tolist())}
+        values = np.broadcast_to(self.value, self.user.shape)[mine]
+        return np.array([values[position[one]] if one in position else 0 for one in item.tolist()], dtype=np.float32)
+
 
 def pack_pairs(pairs: Sequence[Pairs], users: int, width: int) -> tuple[Ints, Floats]:
     """Catalog indices and values, int64 and float32 ``[users, width]``, padded with 0, which changes no score.

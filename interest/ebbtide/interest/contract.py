@@ -66,7 +66,8 @@ class Axis(str, Enum):
     """Events of a user with an item, in the state too; padded to the longest of a batch."""
     SLATE_ITEMS = "slate items"
     ADJUSTMENTS = "score adjustments"
-    """Score adjustments of each request: `Limits.adjustments`, and one for each item that is out of stock. As many for
+    """Score adjustments of each request: `Limits.adjustments`, some for related items where the model has any
+    (`RelatedItems.most`), and one for each item that is out of stock. As many for
     all requests of a batch, since ONNX models batch equal shapes only."""
 
 
@@ -453,7 +454,8 @@ ADJUSTMENT_SHARE = Tensor(
     "adjustment_share",
     Dtype.FP32,
     (Axis.CANDIDATES,),
-    "adjustment of each candidate's score: a repeat score in place of prior and items, minus infinity to exclude, or 0",
+    "adjustment of each candidate's score: a repeat score in place of prior and items, minus infinity to exclude, "
+    "what related items get, or 0",
 )
 REPEAT_SHARE = Tensor(
     "repeat_share",

@@ -62,11 +62,12 @@ class Explanation:
     prior_share: Floats
     """``[candidates]``."""
     adjustment_share: Floats
-    """``[candidates]``: minus infinity (excluded), a repeat score, or 0. A candidate with a repeat score has no prior
-    share, a part of what events of items say (`InterestPipeline.seen_interest`), and all that free texts say."""
+    """``[candidates]``: minus infinity (excluded), a repeat score, or what the newest events add to a related item. A
+    candidate with a repeat score has no prior share, a part of what events of items say
+    (`InterestPipeline.seen_interest`), and all that free texts say."""
     repeat_share: Floats
     """``[candidates, parts]``: `contract.REPEAT_PARTS` of each repeat score, which sum to `adjustment_share`; 0 for
-    other candidates."""
+    other candidates, related items among them."""
     block_name: npt.NDArray[np.object_]
     """``[blocks]``: names in UTF-8; empty for an export without vectors of items."""
     block_share: Floats
@@ -172,6 +173,9 @@ class Explainer:
         replaced = np.isfinite(adjustment_share) & (adjustment_share != 0)
         repeat_share = self._repeat_parts(weighed, item, replaced)
         adjustment_share[replaced] = repeat_share[replaced].sum(axis=1)
+        related = self.pipeline.related_scores(weighed)
+        if related is not None:
+            adjustment_share += np.where(replaced, 0, related.of_user(0, item))
         factors[replaced, d:] = 0
         factors[item == UNKNOWN] = np.nan
 

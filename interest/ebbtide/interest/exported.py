@@ -145,7 +145,8 @@ def read_pipeline(folder: Path) -> InterestPipeline:
     catalog = _read_of(parameters.config, folder / CATALOG_FILE)
     attributes, _ = read_attributes(folder, parameters.config)
     factors = None
-    if parameters.repeat is not None and parameters.repeat.interest_share is not None:
+    repeat = parameters.repeat
+    if parameters.related is not None or (repeat is not None and repeat.interest_share is not None):
         factors = read_factors(folder, parameters.config)
     return InterestPipeline(parameters, _key_index(catalog), catalog[EVENT_VECTORS], attributes, factors)
 

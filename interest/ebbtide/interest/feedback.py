@@ -65,6 +65,7 @@ class Feedback:
         found = weighed.from_records
         assert found is not None  # noqa: S101 - records were given
         adjust_item, adjust_score = self._pipeline.adjustments(weighed)
+        related = self._pipeline.related_scores(weighed)
         blend, d = weighed.blend, self._pipeline.parameters.vector_width
         prior_weight = self._pipeline.parameters.prior_weight
         direction = np.zeros((len(learning), d), dtype=np.float32)
@@ -73,6 +74,8 @@ class Feedback:
             item = item[item != UNKNOWN]
             factors = self._factors.take(item, axis=0)
             scores = factors[:, :d] @ blend.interest[row] + factors[:, d:] @ prior_weight
+            if related is not None:
+                scores += related.of_user(row, item)
             of_row = slice(row, row + 1)
             replaced = find_pairs(
                 adjust_item[of_row], adjust_score[of_row], np.zeros_like(item), item, self._factors.shape[0]

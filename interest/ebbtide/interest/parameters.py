@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.event_types import EventType, EventTypes
+from ebbtide.interest.related import RelatedItems
 from ebbtide.interest.repeat import RepeatParameters
 
 Floats = npt.NDArray[np.float32]
@@ -101,6 +102,8 @@ class InterestParameters:
     """``[prior columns]``: the weights of the prior's columns in the scoring head."""
     repeat: RepeatParameters | None = None
     """The score of seen items; None without a repeat score."""
+    related: RelatedItems | None = None
+    """None where related items add nothing to a score."""
 
     @property
     def vector_width(self) -> int:
@@ -129,6 +132,8 @@ class InterestParameters:
             arrays |= {f"gate.{field.name}": getattr(self.gate, field.name) for field in fields(self.gate)}
         if self.repeat is not None:
             arrays |= {f"repeat.{name}": array for name, array in self.repeat.tensors().items()}
+        if self.related is not None:
+            arrays |= {f"related.{field.name}": getattr(self.related, field.name) for field in fields(self.related)}
         return arrays
 
     @classmethod
@@ -145,6 +150,8 @@ class InterestParameters:
             repeat = RepeatParameters(
                 **{name: arrays[f"repeat.{name}"] for name in names if f"repeat.{name}" in arrays}
             )
-        return cls(
-            config, arrays["decay_rate_per_day"], arrays["rank_decay_rate"], gate, arrays["prior_weight"], repeat
-        )
+        related = None
+        if "related.item" in arrays:
+            related = RelatedItems(arrays["related.item"], arrays["related.score"])
+        rates = arrays["decay_rate_per_day"], arrays["rank_decay_rate"]
+        return cls(config, *rates, gate, arrays["prior_weight"], repeat, related)

@@ -28,6 +28,7 @@ from ebbtide.interest.new_items import GrownIndex, GrownTable, NewItems
 from ebbtide.interest.parameters import InterestParameters
 from ebbtide.interest.popularity import PriorOfOthers
 from ebbtide.interest.recorder import Recorder
+from ebbtide.interest.related import related_scores
 from ebbtide.interest.repeat import RepeatParameters, not_zero, repeat_score
 from ebbtide.interest.rules import Rule, RuleBook, Ruled, RuleTables
 from ebbtide.interest.seen_weights import seen_weights
@@ -94,8 +95,8 @@ class InterestPipeline:
             index: The catalog's keys.
             vectors: ``[items, d]``, the event vector of each item in catalog order; may be memory-mapped.
             attributes: The catalog's attribute values; None where it has none, or none are asked for.
-            factors: ``[items, d + p]``, in catalog order; may be memory-mapped. None where no repeat scores are asked
-                for.
+            factors: ``[items, d + p]``, in catalog order; may be memory-mapped. None where no scores of repeated or
+                related items are asked for.
         """
         self.parameters = parameters
         self.index = index
@@ -255,8 +256,54 @@ class InterestPipeline:
         return Weighed(columns, joined.sources, batch, vectors, blend, items, from_records)
 
     def adjustments(self, weighed: Weighed) -> tuple[Ints, Floats]:
-        """The score adjustments of all users of a batch, ``[users, adjustments]`` each."""
+        """The score adjustments of all users of a batch but those of related items, ``[users, adjustments]`` each."""
         return pack_pairs(self._pairs(weighed), weighed.columns.users, self.parameters.config.limits.adjustments)
+
+    def related_scores(self, weighed: Weighed) -> Pairs | None:
+        """What related items add to their scores from the factors; None without any."""
+        related = self.parameters.related
+        if related is None:
+            return None
+        return related_scores(weighed.batch, weighed.sources.item.take(weighed.batch.source), related)
+
+    def _adjustments(self, weighed: Weighed, interest: Floats) -> tuple[Ints, Floats]:
+        """All score adjustments of a batch, ``[users, adjustments]`` each; those of related items stand last."""
+        pairs, related = self._pairs(weighed), self.related_scores(weighed)
+        width = self.parameters.config.limits.adjustments
+        if related is not None and self.parameters.related is not None and self._factors is not None:
+            width += self.parameters.related.most
+            pairs.append(self._related_pairs(weighed, interest, pairs, related))
+        return pack_pairs(pairs, weighed.columns.users, width)
+
+    def _related_pairs(self, weighed: Weighed, interest: Floats, before: Sequence[Pairs], related: Pairs) -> Pairs:
+        """The scores of related items; those with a repeat score keep it, and excluded ones stay excluded.
+
+        Args:
+            weighed: Of the batch.
+            interest: ``[users, d + p]``.
+            before: The other score adjustments.
+            related: What is added to the scores from the factors.
+        """
+        assert self._factors is not None  # noqa: S101 - the caller looked
+        user, item, added = related.user, related.item, np.asarray(related.value)
+        if not user.size:
+            return related
+        if weighed.items.repeat is not None:
+            end = weighed.items.index.end
+            adjusted = [(kind.user * end + kind.item)[kind.item != UNKNOWN] for kind in before]
+            free = np.isin(user * end + item, np.concatenate(adjusted), invert=True)
+            user, item, added = user[free], item[free], added[free]
+        score = np.empty(user.size, dtype=np.float32)
+        stops = user.searchsorted(np.arange(1, interest.shape[0] + 1)).tolist()
+        # One user at a time: their factors stay in the processor's cache on the way from gather to product.
+        for weights, start, stop in zip(interest, [0, *stops], stops, strict=False):
+            np.einsum("nk,k->n", self._factors.take(item[start:stop], axis=0), weights, out=score[start:stop])
+        score += added
+        prior, left_out = self.live_prior(weighed)
+        if prior is not None:
+            gain = prior.gains(item)
+            score += gain if left_out is None else np.where(left_out[user], np.float32(0), gain)
+        return Pairs(user, item, not_zero(score))
 
     def _pairs(self, weighed: Weighed) -> list[Pairs]:
         """Every kind of score adjustment, the most important first; a new kind is added here."""
@@ -375,7 +422,7 @@ class InterestPipeline:
         wants_new = not _NEW_ITEMS.isdisjoint(wanted)
         ruled: Ruled | None = None
         if not _ADJUSTMENTS.isdisjoint(wanted) or (wants_new and new is not None):
-            item, score = self.adjustments(weighed)
+            item, score = self._adjustments(weighed, interest)
             prior, left_out = self.live_prior(weighed)
             if prior is not None:
                 prior.adjust(interest, item, score, left_out)

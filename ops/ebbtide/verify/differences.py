@@ -148,9 +148,8 @@ def compare_outputs(got: Tensors, expected: Tensors, catalog: Mapping[str, int])
         yield slate_score, compare_ranked(*listed)
         # Of equal scores either item may come first; the notes then tell of another list.
         left -= {slate_id, slate_score} if listed[0].item_id == listed[1].item_id else {slate_id, slate_score, notes}
-    if {adjust_item, adjust_score} <= left:
-        one, other = (by_item(tensors[adjust_item], tensors[adjust_score]) for tensors in (got, expected))
-        yield adjust_score, compare_sparse(one, other, catalog)
+    adjusted = {adjust_item, adjust_score} <= left
+    if adjusted:
         left -= {adjust_item, adjust_score}
     if {input_ids, mask} <= left:
         rows = (_token_rows(tensors[input_ids], tensors[mask]) for tensors in (got, expected))
@@ -162,6 +161,10 @@ def compare_outputs(got: Tensors, expected: Tensors, catalog: Mapping[str, int])
         left -= {name}
     for name in (name for name in got if name in left):
         yield name, compare_with_unknown(got[name], expected[name])
+    if adjusted:
+        # After the interest, since scores of related items follow from it.
+        one, other = (by_item(tensors[adjust_item], tensors[adjust_score]) for tensors in (got, expected))
+        yield adjust_score, compare_sparse(one, other, catalog)
 
 
 def _said(values: Array) -> Array:

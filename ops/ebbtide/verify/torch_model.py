@@ -135,7 +135,7 @@ class TorchModel:
         reference = self._reference(case, tensors)
         interest = np.concatenate([reference.interest, self._prior_weight])
         excluded = np.flatnonzero(np.isneginf(reference.scores)).tolist()
-        adjusted = sorted({*reference.repeats, *excluded})
+        adjusted = sorted({*reference.repeats, *reference.related, *excluded})
         return {
             contract.INTEREST.name: interest[None],
             contract.ADJUST_ITEM.name: np.array([adjusted], dtype=np.int64),

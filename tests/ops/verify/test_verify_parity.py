@@ -23,6 +23,7 @@ from ebbtide.export.writer import RepositoryWriter
 from ebbtide.interest import contract, served_models
 from ebbtide.interest.exported import FACTORS_FILE, ITEM_FACTORS
 from ebbtide.interest.modelfile import read_fingerprint, write_fingerprint
+from ebbtide.interest.related import NEWEST_EVENTS
 from ebbtide.interest.served_models import Model
 from ebbtide.interest.tensorfile import read_tensors
 from ebbtide.serve import ServerConfig, TritonServer
@@ -283,6 +284,23 @@ def test_repeat_scores_are_alike_when_requests_scale_the_decay(
     assert first_failure(found) is None
     compared = {(one.stage, one.field): one.compared for one in found}
     assert compared["adaptive_weights", "adjust_score"] == len(requests) > 20
+
+
+def test_related_items_are_alike_when_users_have_more_events_than_count(
+    make_bundle: Callable[..., InterestBundle], tmp_path: Path
+) -> None:
+    bundle = make_bundle(seed=2, related_weight=3.0)
+    RepositoryWriter(bundle, tmp_path, ExportOptions(top_n=12)).write_interest()
+    requests = [one for one in random_requests(tmp_path, 1, 60, seed=8) if not has_text(one)]
+    assert max(len(one.history) + len(one.events) for one in requests) > 2 * NEWEST_EVENTS
+    pipeline = InProcessPipeline(tmp_path)
+    found = compare_bundle(bundle, pipeline, requests, tolerances=Tolerances())
+    assert first_failure(found) is None
+    compared = {(one.stage, one.field): one.compared for one in found}
+    assert compared["adaptive_weights", "adjust_score"] == len(requests) > 20
+    # Of another model the adjustments of related items are others, and are found to be.
+    without = make_bundle(seed=2, related_weight=2.0)
+    assert first_failure(compare_bundle(without, pipeline, requests, tolerances=Tolerances())) is not None
 
 
 def test_tolerances_are_those_of_the_manifest_or_1e_4(repository: Path) -> None:

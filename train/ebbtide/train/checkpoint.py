@@ -23,7 +23,7 @@ from ebbtide.train.errors import CheckpointError
 from ebbtide.train.files import default_mode, writing
 from ebbtide.train.progress import Tried
 
-FORMAT = 5
+FORMAT = 6
 CONFIG_FILE = "checkpoint.json"
 _STATES = "state-*.safetensors"
 

@@ -170,6 +170,9 @@ class TrainConfig(BaseModel):
     linear_ratios: tuple[float, ...] = Field((0.0, 0.5, 2.0, 6.0), min_length=1)
     """Candidates for the factor of the linear model's scores over that of the interest's, which validation chooses
     (start at the texts only)."""
+    related_weights: tuple[float, ...] = Field((0.0, 1.0, 2.0, 4.0, 8.0), min_length=1)
+    """Candidates for what an event adds to the score of an item with the same text, which validation chooses (frozen
+    encoder and ranking losses only)."""
     item_bias_spread: float = Field(0.7, gt=0)
     """Standard deviation of the normal prior of each item's bias in the repeat score, as in ridge regression."""
     item_time_weights_spread: float = Field(0.1, gt=0)

@@ -58,6 +58,8 @@ class Inspection:
     """Unix milliseconds up to which popularity is counted."""
     popular: npt.NDArray[np.int64]
     """``[items]``: catalog indices by the prior's score, the most popular first; empty without a prior of effect."""
+    related_gain: float
+    """What an event adds to the score of the item with the nearest text, median over items; 0 without related items."""
     event_types: dict[str, float]
     """The learned weight of each event type; empty for a bundle of events of one type."""
     target_types: tuple[str, ...]
@@ -87,6 +89,7 @@ def inspect_bundle(bundle: InterestBundle) -> Inspection:
         prior=_half_lives(bundle) if has_prior else (),
         counted_at_ms=bundle.config.prior_counted_at_ms,
         popular=_by_popularity(bundle) if has_prior else np.empty(0, dtype=np.int64),
+        related_gain=0.0 if model.related is None else float(model.related.score[:, 0].median()),
         event_types=dict(zip(model.config.event_types, model.event_type_weight.tolist(), strict=True)),
         target_types=bundle.config.data.target_types,
         residual_share=_residual_share(bundle),

@@ -133,6 +133,8 @@ class Loop:
         self.step.cpu()
         variant = self.history.best_variant
         self.model.finish(variant.interest_scale, variant.linear_scale)
+        if self.material.related is not None and variant.related_weight:
+            self.model.relate(self.material.related.weighed(variant.related_weight))
         if self.model.repeat is not None:
             self.model.repeat.repeat_offset.fill_(variant.repeat_offset)
             self.model.repeat.interest_share.fill_(variant.interest_share)
@@ -267,7 +269,7 @@ class Loop:
         if devices.is_first:
             best = calibrate(
                 *(self.model, material.log, material.tensors, self.validation, material.config),
-                *(material.validation_popularity, self.history.best_variant),
+                *(material.validation_popularity, self.history.best_variant, material.related),
             )
             found, variant = best.metrics, best.variant
         told = devices.told_by_first(*astuple(found), *astuple(variant))

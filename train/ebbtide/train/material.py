@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from ebbtide.train.evaluation.ranks import Variant
 from ebbtide.train.fine_tuning import EncoderFineTuner
 from ebbtide.train.popularity import PopularitySnapshots
 from ebbtide.train.progress import Epoch, Tried
+from ebbtide.train.related import Related
 from ebbtide.train.watcher import Watcher
 from ebbtide.train.windows import LogTensors
 
@@ -34,6 +35,8 @@ class Material:
     text_vectors: Tensor
     features: Mapping[str, Tensor]
     """Further feature blocks by name."""
+    related: Related | None
+    """None where related items are to get nothing."""
     model_config: ModelConfig
     config: TrainConfig
     devices: Devices
@@ -64,13 +67,18 @@ class History:
     @classmethod
     def of(cls, tried: Tried, earlier: Sequence[Tried]) -> History:
         """The history of one start."""
-        variant = Variant(tried.interest_scale, tried.repeat_offset, tried.linear_ratio, tried.interest_share)
+        variant = Variant(*(getattr(tried, field.name) for field in fields(Variant)))
         best = (tried.best_epoch, tried.best_ndcg_at_10, variant)
         return cls(tried.start, list(earlier), list(tried.epochs), *best, tried.text_weights)
 
     @property
     def tried(self) -> Tried:
         """The start, judged by its best epoch."""
-        variant = self.best_variant
-        parts = (variant.interest_scale, variant.repeat_offset, variant.linear_ratio, variant.interest_share)
-        return Tried(self.start, self.epochs, self.best_epoch, self.best_ndcg_at_10, *parts, self.text_weights)
+        return Tried(
+            start=self.start,
+            epochs=self.epochs,
+            best_epoch=self.best_epoch,
+            best_ndcg_at_10=self.best_ndcg_at_10,
+            text_weights=self.text_weights,
+            **asdict(self.best_variant),
+        )

@@ -17,6 +17,7 @@ from ebbtide.interest.parameters import NORM_FLOOR_SQUARED
 from ebbtide.interest.popularity import Smoothing
 from ebbtide.train.blocks import RESIDUAL, TEXT, AddedBlocks, FeatureBlock, side_by_side
 from ebbtide.train.config import ModelConfig
+from ebbtide.train.related import Related
 from ebbtide.train.repeat import RepeatScore
 from ebbtide.train.seen_items import SeenItems
 
@@ -74,6 +75,10 @@ class InterestModel(nn.Module):
     """
 
     text_vectors: Tensor
+    related_item: Tensor
+    """``[items, k]`` int32, see `related`."""
+    related_score: Tensor
+    """``[items, k]``."""
     residual_trust: Tensor | None
     """``[items, 1]``, n / (n + k) for an item with n training events: multiplies its residuals during training. None in
     a finished model, whose residuals include it."""
@@ -131,6 +136,7 @@ class InterestModel(nn.Module):
             self.gate_hidden = nn.Linear(2 * d + SCALAR_FEATURES, config.gate_hidden)
             self.gate_output = nn.Linear(config.gate_hidden, d if config.alpha == "per-dimension" else 1)
         self.added_blocks = AddedBlocks(features or {}, items, d)
+        self.relate(Related(torch.empty(items, 0, dtype=torch.int32), torch.empty(items, 0)))
 
     @property
     def blocks(self) -> dict[str, FeatureBlock]:
@@ -191,6 +197,20 @@ class InterestModel(nn.Module):
         if self.linear_dimensions:
             self.gamma[-self.linear_dimensions :] = linear_scale
         self.linear_dimensions = 0
+
+    def relate(self, related: Related) -> None:
+        """Takes other related items.
+
+        Args:
+            related: Of the catalog, weighed; of width 0 for none.
+        """
+        self.register_buffer("related_item", related.item)
+        self.register_buffer("related_score", related.score)
+
+    @property
+    def related(self) -> Related | None:
+        """The related items as they are served; None without any, and during training."""
+        return Related(self.related_item, self.related_score) if self.related_item.shape[1] else None
 
     @property
     def smoothing(self) -> Smoothing:

@@ -42,6 +42,8 @@ class Tried:
     """Of the best epoch."""
     interest_share: float
     """Of the best epoch."""
+    related_weight: float
+    """Of the best epoch."""
     text_weights: tuple[float, ...]
     """Of the texts' groups of dimensions, as fitted before the first epoch; empty where they were not."""
 

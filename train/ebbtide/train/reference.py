@@ -21,6 +21,7 @@ from ebbtide.train.repeat import RepeatScore
 _MS_PER_DAY = 24 * 60 * 60 * 1000
 _MS_PER_HOUR = 60 * 60 * 1000
 _FLOOR = 1e-12
+_NEWEST = 16
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class ReferenceScores:
     """w, ``[d]``."""
     repeats: frozenset[int]
     """Catalog indices of the items that have a repeat score, unless they are excluded."""
+    related: frozenset[int]
+    """Of those that the newest events add something to."""
     seen_interest: npt.NDArray[np.float64]
     """What of w is added to repeat scores, ``[d]``: a share, and all that texts and the request's alpha change."""
 
@@ -103,6 +106,9 @@ def score_request(
             share = float(model.repeat.interest_share)
             moved = share * interest + (1 - share) * moved
             repeats = _repeat_scores(model, model.repeat, prior_columns, item, time_ms, now_ms, weight, decay_scale)
+        related = _related(model, item, time_ms, weight)
+        for index, score in related.items():
+            scores[index] += score
         for index, score in repeats.items():
             scores[index] = score + factors[index] @ moved
     seen = model.config.exclude_seen if exclude_seen is None else exclude_seen
@@ -115,6 +121,7 @@ def score_request(
         current,
         interest.numpy(),
         frozenset(repeats),
+        frozenset(related),
         moved.numpy(),
     )
 
@@ -208,6 +215,24 @@ def _gate(
     features = torch.cat([history, current, torch.tensor(scalars, dtype=torch.float64)])
     units = torch.tanh(hidden.weight.double() @ features + hidden.bias.double())
     return torch.sigmoid(output.weight.double() @ units + output.bias.double())
+
+
+def _related(
+    model: InterestModel, item: Sequence[int], time_ms: Sequence[int], weight: Sequence[float] | None
+) -> dict[int, float]:
+    """What the newest events add to related items; events with a text count as events, but add nothing."""
+    if model.related is None:
+        return {}
+    newest = sorted(range(len(time_ms)), key=lambda event: time_ms[event])[-_NEWEST:]
+    added: dict[int, float] = {}
+    for event in newest:
+        if event >= len(item) or (weight is not None and not weight[event] > 0):
+            continue
+        seen = item[event]
+        for near, score in zip(model.related.item[seen].tolist(), model.related.score[seen].tolist(), strict=True):
+            if score:
+                added[near] = added.get(near, 0.0) + score
+    return added
 
 
 def _repeat_scores(

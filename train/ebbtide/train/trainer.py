@@ -17,7 +17,7 @@ from ebbtide.data.events import EventLog
 from ebbtide.data.splits import after_time
 from ebbtide.interest.popularity import Smoothing
 from ebbtide.train.checkpoint import Checkpoint, CheckpointFolder, Identity
-from ebbtide.train.choices import Start
+from ebbtide.train.choices import FineTuning, Loss, Start
 from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import Devices
 from ebbtide.train.fine_tuning import EncoderFineTuner
@@ -32,6 +32,7 @@ from ebbtide.train.popularity import (
 )
 from ebbtide.train.popularity_fit import fit_smoothing
 from ebbtide.train.progress import Epoch, Tried
+from ebbtide.train.related import Related
 from ebbtide.train.watcher import Watcher
 from ebbtide.train.windows import LogTensors
 
@@ -131,6 +132,7 @@ def fit(
         smoothing=smoothing,
         text_vectors=torch.from_numpy(text_vectors),
         features={name: torch.from_numpy(rows) for name, rows in features.items()},
+        related=_related(text_vectors, train_config),
         model_config=model_config,
         config=train_config,
         devices=devices,
@@ -219,6 +221,15 @@ def _smoothing(log: EventLog, training: Mask, items: int, config: ModelConfig, s
         return None
     predictable = training & ~is_repeat(log) if config.exclude_seen else training
     return fit_smoothing(log, predictable, items, config.effective_prior_half_life_days, config.prior_starts, seed)
+
+
+def _related(text_vectors: npt.NDArray[np.float32], config: TrainConfig) -> Related | None:
+    """The related items that validation may weigh; None where all weights are 0, or where texts will move."""
+    if not any(config.related_weights) or config.loss is Loss.mse:
+        return None
+    if config.encoder_fine_tuning is not FineTuning.frozen:
+        return None
+    return Related.of(torch.from_numpy(text_vectors))
 
 
 def _snapshots(log: EventLog, items: int, smoothing: Smoothing) -> PopularitySnapshots:

@@ -88,7 +88,7 @@ def decode_explanation(
         if not explained.is_excluded:
             explained.score = score
             explained.adjustment_share = float(adjustments[row])
-            if repeats is not None and explained.adjustment_share:
+            if repeats is not None and repeats[row].any():
                 parts = dict(zip(contract.REPEAT_PARTS, repeats[row].tolist(), strict=True))
                 explained.repeat_shares.CopyFrom(RepeatShares(**parts))
         explained.event_shares.extend(shares[row].tolist())

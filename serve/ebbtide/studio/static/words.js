@@ -45,7 +45,7 @@ const EN = {
   bands: ["up to 1 hour", "1 hour to 1 day", "1 to 7 days", "7 to 30 days", "1 to 12 months", "over 1 year", "never fades"],
   what: "What is recommended, and why",
   score: "score",
-  shares: { history: "history", current: "session", prior: "popularity", repeat: "repeat score" },
+  shares: { history: "history", current: "session", prior: "popularity", repeat: "repeated or related" },
   entered: "new in the list",
   moved: (/** @type {number} */ by) => (by > 0 ? `up ${by}` : `down ${-by}`),
   byDiversity: (/** @type {number} */ by, /** @type {number} */ from) =>
@@ -104,7 +104,7 @@ const ZH = {
   bands: ["1 小时以内", "1 小时至 1 天", "1 至 7 天", "7 至 30 天", "1 至 12 个月", "1 年以上", "永不消退"],
   what: "推荐结果及原因",
   score: "得分",
-  shares: { history: "历史", current: "会话", prior: "热度", repeat: "重复得分" },
+  shares: { history: "历史", current: "会话", prior: "热度", repeat: "重复或相关" },
   entered: "新进入列表",
   moved: (by) => (by > 0 ? `上升 ${by}` : `下降 ${-by}`),
   byDiversity: (by, from) => `因多样性${by > 0 ? "上移" : "下移"} ${Math.abs(by)} 位（按得分为第 ${from} 位）`,

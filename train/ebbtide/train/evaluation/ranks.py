@@ -19,6 +19,7 @@ from ebbtide.train.evaluation.scores import exclude_seen, score_baskets
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import Popularity
 from ebbtide.train.progress import Metrics
+from ebbtide.train.related import Related
 from ebbtide.train.windows import LogTensors
 
 _COMPARED = 1 << 22
@@ -37,6 +38,8 @@ class Variant:
     """Factor of the linear dimensions' part, over the interest's."""
     interest_share: float = 0.0
     """How much of the score by factors a seen item has beside its repeat score."""
+    related_weight: float = 0.0
+    """Of what related items get."""
 
     @property
     def linear_scale(self) -> float:
@@ -52,6 +55,7 @@ def target_ranks(
     targets: Mask,
     popularity: Popularity | None,
     variants: Sequence[Variant] = (Variant(),),
+    related: Related | None = None,
 ) -> tuple[Ints, Ints]:
     """The rank of each target event's item in the ranking of the catalog for its basket, under some variants.
 
@@ -62,6 +66,7 @@ def target_ranks(
         targets: ``[events]``, the events to predict; those without a strictly earlier event of the user are skipped.
         popularity: The prior over time; None for a model without prior.
         variants: All from one pass over the events.
+        related: As for `score_baskets`.
 
     Returns:
         Log indices of the targets ``[targets]``, and their ranks from 0 ``[variants, targets]``. Ties count against the
@@ -71,7 +76,7 @@ def target_ranks(
     stop_of = dict(zip(baskets.head.tolist(), baskets.stop.tolist(), strict=True))
     events: list[Ints] = []
     ranks: list[Ints] = []
-    for scored in score_baskets(model, log, tensors, baskets.head, popularity):
+    for scored in score_baskets(model, log, tensors, baskets.head, popularity, related=related):
         found = [head + np.flatnonzero(targets[head : stop_of[head]]) for head in scored.head.tolist()]
         events += found
         row = torch.from_numpy(np.repeat(np.arange(len(found)), [event.size for event in found]))
@@ -83,7 +88,7 @@ def target_ranks(
         of_variants = []
         for variant in variants:
             parts = (variant.interest_scale, variant.repeat_offset, variant.linear_scale, variant.interest_share)
-            scores = scored.scores(*parts, memory)
+            scores = scored.scores(*parts, variant.related_weight, memory)
             of_variants.append(_ranks(scores, row, item))
         ranks.append(np.stack(of_variants))
     if not events:

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from ebbtide.data.events import EventLog
 from ebbtide.interest.contract import Limits
+from ebbtide.interest.related import NEWEST_EVENTS
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import FrozenPopularity, LivePopularity, Popularity
+from ebbtide.train.related import Related, related_before
 from ebbtide.train.repeat import with_repeat_scores
 from ebbtide.train.seen_items import SeenItems, seen_items
 from ebbtide.train.windows import LogTensors, predict_windows
@@ -52,6 +54,10 @@ class Scored:
     """``[baskets, d]``, w_H - w_C; None where it was not asked for."""
     interest_share: float = 0.0
     """Of the model's repeat score."""
+    related: Tensor | None = None
+    """``[baskets, items]``, what related items get; None without any."""
+    related_weight: float = 0.0
+    """Of the model."""
 
     def scores(
         self,
@@ -59,6 +65,7 @@ class Scored:
         repeat_offset: float = 0.0,
         linear_scale: float = 0.0,
         interest_share: float = 0.0,
+        related_weight: float = 0.0,
         out: Tensor | None = None,
     ) -> Tensor:
         """``[baskets, items]``.
@@ -68,6 +75,7 @@ class Scored:
             repeat_offset: Added to the repeat scores.
             linear_scale: Factor of the linear dimensions' part.
             interest_share: Added to that of the model.
+            related_weight: Added to that of the model.
             out: ``[baskets, items]``, memory for them; a large new tensor costs more than the sum. None for new memory.
         """
         if self.prior is None:
@@ -76,6 +84,8 @@ class Scored:
             scores = torch.add(self.prior, self.interest, alpha=interest_scale, out=out)
         if self.linear is not None and linear_scale:
             scores.add_(self.linear, alpha=linear_scale)
+        if self.related is not None and self.related_weight + related_weight:
+            scores.add_(self.related, alpha=self.related_weight + related_weight)
         if self.seen is not None and self.repeat is not None:
             value = self.repeat + repeat_offset
             share = self.interest_share + interest_share
@@ -151,6 +161,7 @@ def score_baskets(
     *,
     context_events: int | None = CONTEXT_EVENTS,
     with_difference: bool = False,
+    related: Related | None = None,
 ) -> Iterator[Scored]:
     """Scores before each basket, in batches by ascending time, so that popularity can be counted along.
 
@@ -162,6 +173,7 @@ def score_baskets(
         popularity: The prior over time, before its first basket; None for a model without prior.
         context_events: How many events of a user count at most, the newest ones; None for all, as in a user's state.
         with_difference: Whether to keep w_H - w_C of each basket.
+        related: Related items that the model does not weigh yet; None for those of the model.
 
     Raises:
         FloatingPointError: A score is not a finite number.
@@ -175,6 +187,7 @@ def score_baskets(
     factors = model.item_factors()
     linear_factors = model.linear_factors() if model.linear_dimensions else None
     item_bias = None if model.repeat is None else model.repeat_item_bias()
+    near, related_weight = (model.related, 1.0) if related is None else (related, 0.0)
     by_time = np.lexsort((found, log.time_ms[found]))
     rows = max(_SCORES_PER_BATCH // factors.shape[0], 1)
     for start in range(0, by_time.shape[0], rows):
@@ -194,7 +207,14 @@ def score_baskets(
             raise FloatingPointError("a score is not a finite number; training has diverged: lower the learning rate")
         difference_of = None if difference is None else difference[index]
         share = 0.0 if model.repeat is None else float(model.repeat.interest_share)
-        yield Scored(head, scores, linear, prior, alpha[index], seen, repeat, difference_of, share)
+        of_related = None
+        if near is not None:
+            newest = model.weighed(seen_before(log, tensors, head, NEWEST_EVENTS))
+            of_related = related_before(near, newest, len(head)).to(scores.device)
+        yield Scored(
+            *(head, scores, linear, prior, alpha[index], seen, repeat, difference_of, share),
+            *(of_related, related_weight),
+        )
 
 
 def _prior(

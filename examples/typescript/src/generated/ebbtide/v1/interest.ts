@@ -839,7 +839,8 @@ export interface ItemExplanation {
   priorShare: number;
   /**
    * The repeat score: if the model scores repeat consumption, a seen item has it in place of the prior, whose share is
-   * then 0, and of most of what events of items add. 0 for any other item and for an excluded item.
+   * then 0, and of most of what events of items add. For an item whose text is near to those of the newest events, what
+   * they add to its score beside the shares above. 0 for any other item and for an excluded item.
    */
   adjustmentShare: number;
   /**
