@@ -61,11 +61,21 @@ def test_command_line_sets_lists_and_removes(client, triton_of_items, tmp_path):
     assert list(client.list_rules().rules) == [spring, front]
 
 
+@pytest.mark.usefixtures("client")
+def test_command_line_tells_of_items_that_nobody_knows(triton_of_items, tmp_path):
+    file = tmp_path / "rules.toml"
+    file.write_text('[a]\nboost = 1\nitems = ["1", "no such item", "01"]\n["b"]\npin = 1\nitems = ["01", "2"]\n')
+    done = commands.run("rules", "set", file, "--server", triton_of_items.grpc_url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "2 of their items are known to nobody yet, such as 'no such item':" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("toml", "said"),
     [
-        ("[a]\nboost = 1\n", "rules[0].item_ids: got none"),
-        ("[a]\nitems = ['1']\n", "got no effect"),
+        ("[a]\nboost = 1\n", "rules.toml: rule a: item_ids: got none"),
+        ("[a]\nboost = 1\nitems = ['1']\n[b]\nboost = -0.5\nitems = ['1']\n", "rules.toml: rule b: boost: got -0.5"),
+        ("[a]\nitems = ['1']\n", "rules.toml: rule a: rule: got no effect"),
         ("[a]\nboost = 1\npin = 2\nitems = ['1']\n", "expected one of boost, bury and pin"),
         ("[a]\nboost = true\nitems = ['1']\n", "rule a: boost: got True"),
         ("[a]\npin = 1.5\nitems = ['1']\n", "rule a: pin: got 1.5"),

@@ -334,3 +334,16 @@ def test_ids_that_are_all_floats_are_told(tmp_path):
     assert note.startswith(
         "every id of column user is a number with .0, such as '17850.0': requests must name it so too"
     )
+
+
+def test_a_frame_in_place_of_a_path_is_refused():
+    with pytest.raises(DataError, match="table: got a DataFrame; expected the path of a file: write it first"):
+        read_events(pl.DataFrame({"user": ["a"]}), EventColumns())
+
+
+def test_log_is_refused_when_an_item_has_no_index_and_names_the_nearest_user():
+    frame = pl.DataFrame({"user": ["5"], "item": ["b"], "time_ms": [7], "weight": [1.0]})
+    with pytest.raises(DataError, match="item: got 1 events of items without an index, such as 'b'"):
+        build_log(frame, {"a": 0})
+    with pytest.raises(DataError, match="user: got 5; expected one of the log's 1 users, such as '5'"):
+        build_log(frame, {"b": 0}).of_user(5)

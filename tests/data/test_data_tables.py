@@ -117,7 +117,7 @@ def test_rows_are_flawed_when_their_number_of_fields_is_not_the_headers(tmp_path
     [
         ("user,item,user", "got 2 columns named 'user'; expected one"),
         ("user , item", "no column 'user'; the file has user ,  item. Did you mean 'user '?"),
-        ("who;what", "no column 'user'; the file has who;what"),
+        ("who;what", "no column 'user'; the file has who, what"),
     ],
 )
 def test_header_is_refused_when_it_does_not_name_each_column_once(tmp_path, header, message):
@@ -330,3 +330,13 @@ def test_table_is_refused_when_its_path_is_empty():
 def test_encoding_is_refused_when_python_does_not_know_it_as_text_even_if_it_is_not_needed(tmp_path, encoding):
     with pytest.raises(DataError, match=f"encoding: got '{encoding}'; expected one that Python knows"):
         rows_of(save(tmp_path, CSV), encoding=encoding)
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_missing_column_is_named_when_another_separator_gives_the_others(tmp_path, separator):
+    path = tmp_path / "log.csv"
+    path.write_text(separator.join(["user", "item", "at"]) + "\n")
+    with pytest.raises(DataError, match="no column 'time'; the file has user, item, at"):
+        read_table(path, ["user", "item", "time"])
+    with pytest.raises(DataError, match="no column 'kunde'; the file has user, item, at"):
+        read_table(path, ["kunde"])

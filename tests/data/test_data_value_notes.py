@@ -48,6 +48,15 @@ def test_ids_of_a_catalog_that_look_alike_are_told_once(tmp_path):
     assert bad.notes == []
 
 
+def test_event_types_that_look_alike_are_told(tmp_path):
+    types = ["purchase", "Purchase", "view"]
+    _, bad = read_events(log_of(tmp_path, ["a", "b", "c"], did=types), EventColumns(event_type="did"))
+    assert bad.notes == [
+        "1 event types of column did look like another one, such as 'Purchase' like 'purchase': if they are the same, "
+        "write them as the same text"
+    ]
+
+
 def test_characters_that_were_lost_are_told_with_line_and_value(tmp_path):
     _, bad = read_events(log_of(tmp_path, ["Br\ufffdter", "b"]), EventColumns())
     (note,) = bad.notes

@@ -118,6 +118,8 @@ def test_items_have_the_numbers_of_their_rows_when_a_column_is_numeric(tmp_path:
     ("prices", "message"),
     [
         (["1", "cheap", "2", "3"], "got 'cheap'; expected numbers"),
+        (["988,87", "1", "2", "3"], "got '988,87'; expected numbers: write a point in place of the decimal comma"),
+        (["1.149,05", "1", "2", "3"], "got '1.149,05'; expected numbers: write a point in place of the decimal comma"),
         ([1.0, float("inf"), 2.0, 3.0], "got an infinite number"),
         ([None, float("nan"), 2.0, None], "got no number"),
         ([[1.0], [2.0], [3.0], [4.0]], r"got List\(Float64\); expected numbers"),

@@ -114,6 +114,9 @@ BAD = [
     (request([70], text_vector=TEXT, text_event=[-2]), "text_event[0]", "-2", "or -1"),
     (request([5], text_vector=TEXT * 2, text_event=[0, 0]), "text_event[1]", "0", "one text at most"),
     (request([70], now=-5), "now", "-5", "0 or more"),
+    (request([70], now=1_715_700_000, times=[5]), "now", "1715700000", "a time between 1995 and 2200 in seconds"),
+    (request([], now=1_715_700_000, times=[]), "now", "1715700000", "in seconds"),
+    (request([70], times=[1_715_700_000], now=1_715_700_000_000), "event_time[0]", "1715700000", "in seconds"),
 ]
 
 

@@ -187,6 +187,7 @@ def test_rows_are_padded_and_weighted_and_known_by_id_when_the_tensors_say_so(mo
         ({"event_item": np.array([[5]])}, r"^event_item\[0\]: got 5; expected the key of one of the 200 items"),
         ({"event_time": np.array([[-1]])}, r"^event_time\[0\]: got -1; expected Unix milliseconds from 0"),
         ({"event_time": np.array([[NOW * 1000]])}, r"^event_time\[0\]: got 17\d+; expected Unix .* server's clock$"),
+        ({"event_time": np.array([[NOW // 1000]])}, r"^event_time\[0\]: got 17\d+; expected Unix .* 2200 in seconds$"),
         ({"event_time": np.array([[1, 2]])}, r"^event_time: got 2 entries; expected 1 entries, one for each event$"),
         ({"event_id": np.array([[1, 2]])}, r"^event_id: got 2 entries; expected 1 entries, one for each event$"),
         ({"event_weight": np.array([[np.nan]], np.float32)}, r"^event_weight\[0\]: got nan; expected a finite number"),

@@ -157,6 +157,19 @@ def test_bundle_is_not_saved_over_something_else(trained, tmp_path):
         trained[0].save(tmp_path)
 
 
+def test_bundle_takes_its_folder_as_text_too(trained, tmp_path):
+    trained[0].save(str(tmp_path / "text"))
+    assert InterestBundle.load(str(tmp_path / "text")).fingerprint == trained[0].fingerprint
+
+
+def test_empty_path_of_a_bundle_or_an_encoder_is_refused(trained):
+    for call in (trained[0].save, InterestBundle.load):
+        with pytest.raises(BundleError, match="got an empty path"):
+            call("")
+    with pytest.raises(EncoderError, match="got an empty text"):
+        encoder_folder("")
+
+
 def test_encoder_gives_the_vectors_of_sentence_transformers():
     texts = ["Toy Story (1995). Adventure|Animation", "Heat", "a much longer text about robots in space " * 40]
     folder = encoder_folder("packaged")

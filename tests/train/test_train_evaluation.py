@@ -9,11 +9,16 @@ import pytest
 import torch
 
 from ebbtide.data.baskets import basket_heads, has_past
+from ebbtide.data.catalog import Catalog
+from ebbtide.data.errors import DataError
 from ebbtide.data.events import build_log
 from ebbtide.data.splits import held_out
 from ebbtide.train.config import ModelConfig
+from ebbtide.train.evaluation.evaluate import compare, evaluate_lists
+from ebbtide.train.evaluation.lists import RankedLists
 from ebbtide.train.evaluation.ranks import Variant, metrics_of, target_ranks
 from ebbtide.train.evaluation.scores import live_popularity
+from ebbtide.train.evaluation.testset import TestSet
 from ebbtide.train.model import InterestModel
 from ebbtide.train.popularity import columns_at
 from ebbtide.train.windows import LogTensors, predict_windows
@@ -88,6 +93,20 @@ def test_metrics_take_a_basket_as_one_set_when_events_share_an_basket():
 def test_metrics_are_nan_when_nothing_was_ranked(random_log):
     empty = np.empty(0, np.int64)
     assert np.isnan(metrics_of(random_log, empty, empty).ndcg_at_10)
+
+
+def test_two_evaluations_are_compared_on_the_same_baskets_alone():
+    # Two holdouts of as many users and baskets; the second one is of other users.
+    catalog = Catalog(*([f"i{item}" for item in range(12)] for _ in range(3)))
+    log = log_of([(1, 0), (2, 1), (3, 2)], [(1, 3), (2, 4), (3, 5)], [(1, 6), (2, 7), (3, 8)])
+    lists = RankedLists(np.tile(np.arange(12), (2, 1)), np.tile(-np.arange(12.0), (2, 1)))
+    found = []
+    for users in ([0, 1], [1, 2], [0, 1]):
+        test = TestSet.where(log, catalog, np.isin(log.user, users) & (log.time_ms == 3))
+        found.append(evaluate_lists(test, lists, np.eye(12, dtype=np.float32)))
+    assert compare(found[0], found[2])["ndcg_at_10"].mean == 0
+    with pytest.raises(DataError, match=r"got 2 users with 2 baskets; expected the 2 users.*on one TestSet"):
+        compare(found[0], found[1])
 
 
 def test_split_imports_no_torch():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import queue
 import re
 import sys
@@ -17,7 +18,7 @@ import typer
 from ebbtide.cli.access import Tls, TlsCa, TlsCertificate, TlsKey, TlsServerName, TokenFile
 from ebbtide.cli.console import console, errors, escape
 from ebbtide.cli.errors import CommandError
-from ebbtide.cli.log_options import EncodingOfTexts
+from ebbtide.cli.log_options import EncodingOfTexts, MaxBadRows
 from ebbtide.cli.states import LOCAL, Server, open_client
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def command(
         str, typer.Option(help="Separator between the values in a text of --attribute-col.")
     ] = "|",
     encoding: EncodingOfTexts = None,
+    max_bad_rows: MaxBadRows = None,
     stock_col: Annotated[
         str,
         typer.Option(help="Of stock: column that says whether an item is in stock: true, false, or how many are left."),
@@ -144,7 +146,13 @@ def command(
             if len(given) != 1:
                 raise typer.BadParameter(f"{action.value}: got {len(given)} sources; expected one file, or -")
             columns = _Columns(
-                item_col, text_template, title_template, attribute_col or [], attribute_separator, encoding
+                item_col,
+                text_template,
+                title_template,
+                attribute_col or [],
+                attribute_separator,
+                encoding,
+                max_bad_rows,
             )
             batches = columns.of_input() if given[0] == _STDIN else columns.of_file(given[0])
             _add(client, batches, only_update=action is Action.update)
@@ -161,7 +169,9 @@ class _Columns:
         attributes: list[str],
         separator: str,
         encoding: str | None,
+        max_bad_rows: float | None,
     ) -> None:
+        self._max_bad_rows = 0.01 if max_bad_rows is None else max_bad_rows
         self._item_column = item_column
         self._text_template, self._title_template = text_template, title_template
         self._encoding = encoding
@@ -179,7 +189,9 @@ class _Columns:
         from ebbtide.data.tables import read_table
 
         templates = self._text_template, self._title_template
-        catalog, bad = read_catalog(path, self._item_column, *templates, encoding=self._encoding)
+        catalog, bad = read_catalog(
+            path, self._item_column, *templates, max_bad_rows=self._max_bad_rows, encoding=self._encoding
+        )
         if bad.reasons:
             errors.print(escape(f"{path}: {bad}"), soft_wrap=True)
         values: dict[str, dict[str, list[str]]] = {}
@@ -217,7 +229,7 @@ class _Columns:
 
         try:
             row = json.loads(line)
-            item_id = str(row[self._item_column])
+            item_id = _id(row[self._item_column], f"standard input: line {number}")
             # A line may leave columns out.
             templates = self._text_template, self._title_template or "{title}"
             names = [name for template in templates for name in _PLACEHOLDER.findall(template)]
@@ -290,12 +302,18 @@ def _stock_of_file(path: str, encoding: str | None, item_column: str, stock_colu
     """
     from ebbtide.data.tables import read_table
 
-    frame = read_table(path, [item_column, stock_column], encoding).frame
-    for part in frame.iter_slices(_STOCK_AT_ONCE):
-        yield {
-            str(item): _is_in_stock(value, f"{path}: {item_column} {item}")
-            for item, value in zip(part[item_column].to_list(), part[stock_column].to_list(), strict=True)
-        }
+    table = read_table(path, [item_column, stock_column], encoding)
+    rows = [
+        (_id(item, where := f"{path}: {table.unit} {line}"), _is_in_stock(value, where))
+        for line, item, value in zip(
+            table.line.tolist(),
+            table.text(item_column, is_id=True).to_list(),
+            table.frame[stock_column].to_list(),
+            strict=True,
+        )
+    ]
+    for start in range(0, len(rows), _STOCK_AT_ONCE):
+        yield dict(rows[start : start + _STOCK_AT_ONCE])
 
 
 def _stock_of_input(item_column: str, stock_column: str) -> Iterator[dict[str, bool]]:
@@ -310,14 +328,31 @@ def _stock_of_input(item_column: str, stock_column: str) -> Iterator[dict[str, b
             where = f"standard input: line {number}"
             try:
                 row = json.loads(line)
-                item_id, value = str(row[item_column]), row[stock_column]
+                item_id, value = row[item_column], row[stock_column]
             except (ValueError, KeyError, TypeError) as error:
                 raise CommandError(
                     f"{where}: got {line[:80]!r} ({type(error).__name__}: {error}); expected a JSON object with "
                     f"{item_column} and {stock_column}"
                 ) from error
-            stock[item_id] = _is_in_stock(value, where)
+            stock[_id(item_id, where)] = _is_in_stock(value, where)
         yield stock
+
+
+def _id(value: object, where: str) -> str:
+    """The id of a row.
+
+    Raises:
+        CommandError: It is missing, or no text and no whole number.
+    """
+    import polars as pl
+
+    from ebbtide.data.ids import is_missing
+
+    if isinstance(value, (str, int)) and not isinstance(value, bool):
+        text = str(value)
+        if not is_missing(pl.Series([text])).item():
+            return text
+    raise CommandError(f"{where}: got item id {value!r}; expected the id of an item, a text or a whole number")
 
 
 def _is_in_stock(value: object, where: str) -> bool:
@@ -330,7 +365,10 @@ def _is_in_stock(value: object, where: str) -> bool:
     if text in ("true", "false"):
         return text == "true"
     try:
-        return float(text) > 0
+        left = float(text)
+        if math.isnan(left):
+            raise ValueError
+        return left > 0
     except ValueError:
         raise CommandError(f"{where}: got stock {value!r}; expected true, false or how many are left") from None
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
@@ -13,15 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ebbtide.cli.access import Tls, TlsCa, TlsCertificate, TlsKey, TlsServerName, TokenFile
-from ebbtide.cli.console import console
+from ebbtide.cli.console import console, escape
 from ebbtide.cli.errors import CommandError
 from ebbtide.cli.settings import toml_tables
 from ebbtide.cli.states import LOCAL, Server, open_client
 
 if TYPE_CHECKING:
-    from ebbtide.client import Rule
+    from ebbtide.client import InterestClient, Rule, SetRulesResponse
 
 _STDIN = "-"
+_ASKED_AT_ONCE = 64
 _EFFECTS = ("boost", "bury", "pin")
 _FIELDS = (*_EFFECTS, "items", "attributes", "since", "until")
 
@@ -90,9 +92,44 @@ def command(
             is_input = given[0] == _STDIN
             where = "standard input" if is_input else given[0]
             tables = toml_tables(sys.stdin.read() if is_input else _text(given[0]), where)
-            answer = client.set_rules([_read(where, name, table) for name, table in tables.items()])
+            found = [_read(where, name, table) for name, table in tables.items()]
+            answer = _set(client, where, found)
             said = f"{answer.added_rules} added, {answer.replaced_rules} replaced; {answer.total_rules} now"
             console.print(f"[green]✓[/green] rules: {said}", soft_wrap=True)
+            if unknown := _unknown(client, found):
+                console.print(
+                    f"  {len(unknown):,} of their items are known to nobody yet, such as {escape(repr(unknown[0]))}: "
+                    "a rule moves them once they are added; otherwise correct the ids",
+                    soft_wrap=True,
+                )
+
+
+def _set(client: InterestClient, where: str, rules: Sequence[Rule]) -> SetRulesResponse:
+    """Sets rules.
+
+    Raises:
+        CommandError: One is faulty; its name stands in place of its index.
+    """
+    from ebbtide.client import InvalidArgumentError
+
+    try:
+        return client.set_rules(rules)
+    except InvalidArgumentError as error:
+        named = re.fullmatch(r"rules\[(\d+)\]\.?(.*)", error.field or "")
+        if named is None:
+            raise
+        path = ": ".join(filter(None, (where, f"rule {rules[int(named[1])].name}", named[2])))
+        raise CommandError(f"{path}: got {error.value}; expected {error.expected}") from error
+
+
+def _unknown(client: InterestClient, rules: Sequence[Rule]) -> list[str]:
+    """The items of rules that the server does not know, in their order: a wrong id would do nothing in silence."""
+    ids = list(dict.fromkeys(item_id for rule in rules for item_id in rule.item_ids))
+    return [
+        item_id
+        for start in range(0, len(ids), _ASKED_AT_ONCE)
+        for item_id in client.rank(candidates=ids[start : start + _ASKED_AT_ONCE]).unknown_item_ids
+    ]
 
 
 def _text(path: str) -> str:
@@ -106,10 +143,9 @@ def _read(where: str, name: str, table: object) -> Rule:
     """A rule from its table.
 
     Raises:
-        CommandError: It has another field, or one of another type.
-        InvalidArgumentError: It is not complete.
+        CommandError: It has another field, or one of another type; or it is not complete.
     """
-    from ebbtide.client import rule
+    from ebbtide.client import InvalidArgumentError, rule
 
     if not isinstance(table, Mapping) or not set(table) <= set(_FIELDS):
         got = sorted(set(table) - set(_FIELDS)) if isinstance(table, Mapping) else table
@@ -129,7 +165,10 @@ def _read(where: str, name: str, table: object) -> Rule:
         column: [str(value) for value in (found if isinstance(found, list) else [found])]
         for column, found in attributes.items()
     }
-    return rule(name, item_ids=[str(item) for item in items], attributes=values, **effects, **times)
+    try:
+        return rule(name, item_ids=[str(item) for item in items], attributes=values, **effects, **times)
+    except InvalidArgumentError as error:
+        raise CommandError(f"{where}: rule {name}: {error}") from error
 
 
 def _written(rule: Rule) -> str:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from ebbtide.client._as_answered import as_answered
 from ebbtide.client._events import strings
 from ebbtide.client._gathering import Gathering
+from ebbtide.client._messages import message, messages
 from ebbtide.client._operations import Operations
 from ebbtide.client._packs import OBSERVE, RECOMMEND, Kind, Pack, packs
 from ebbtide.client._requests import (
@@ -229,7 +230,7 @@ class AsyncInterestClient:
         self, user_id: str, *, timeout_s: float | Unset = UNSET, metadata: Mapping[str, str] | None = None
     ) -> int:
         """As `InterestClient.forget`."""
-        return await self._drive(self._operations.forget(ForgetRequest(user_id=user_id), timeout_s, metadata))
+        return await self._drive(self._operations.forget(message(ForgetRequest, user_id=user_id), timeout_s, metadata))
 
     async def add_items(
         self,
@@ -241,7 +242,9 @@ class AsyncInterestClient:
         metadata: Mapping[str, str] | None = None,
     ) -> AddItemsResponse:
         """As `InterestClient.add_items`."""
-        given = AddItemsRequest(items=items, only_update=only_update)
+        given = message(
+            AddItemsRequest, items=messages("items", items, NewItem, "new_item(...)"), only_update=only_update
+        )
         return await self._drive(self._operations.catalog.add_items(one_request(request, given), timeout_s, metadata))
 
     async def remove_items(
@@ -253,7 +256,7 @@ class AsyncInterestClient:
         metadata: Mapping[str, str] | None = None,
     ) -> RemoveItemsResponse:
         """As `InterestClient.remove_items`."""
-        given = RemoveItemsRequest(item_ids=strings("item_ids", item_ids))
+        given = message(RemoveItemsRequest, item_ids=strings("item_ids", item_ids))
         return await self._drive(
             self._operations.catalog.remove_items(one_request(request, given), timeout_s, metadata)
         )
@@ -284,7 +287,8 @@ class AsyncInterestClient:
         metadata: Mapping[str, str] | None = None,
     ) -> SetStockResponse:
         """As `InterestClient.set_stock`."""
-        given = SetStockRequest(
+        given = message(
+            SetStockRequest,
             out_of_stock_item_ids=strings("out_of_stock_item_ids", out_of_stock),
             in_stock_item_ids=strings("in_stock_item_ids", in_stock),
         )
@@ -315,7 +319,7 @@ class AsyncInterestClient:
         metadata: Mapping[str, str] | None = None,
     ) -> SetRulesResponse:
         """As `InterestClient.set_rules`."""
-        given = SetRulesRequest(rules=rules)
+        given = message(SetRulesRequest, rules=messages("rules", rules, Rule, "rule(...)"))
         return await self._drive(self._operations.catalog.set_rules(one_request(request, given), timeout_s, metadata))
 
     async def remove_rules(
@@ -327,7 +331,7 @@ class AsyncInterestClient:
         metadata: Mapping[str, str] | None = None,
     ) -> RemoveRulesResponse:
         """As `InterestClient.remove_rules`."""
-        given = RemoveRulesRequest(names=strings("names", names))
+        given = message(RemoveRulesRequest, names=strings("names", names))
         return await self._drive(
             self._operations.catalog.remove_rules(one_request(request, given), timeout_s, metadata)
         )

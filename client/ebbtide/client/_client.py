@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.client._events import strings
+from ebbtide.client._messages import message, messages
 from ebbtide.client._operations import Operations
 from ebbtide.client._packs import OBSERVE, RECOMMEND, Kind, Pack, packs
 from ebbtide.client._requests import (
@@ -414,7 +415,7 @@ class InterestClient:
             StateUnavailableError: The server cannot reach its store; the state may still be there.
             EbbtideError: As for `recommend`.
         """
-        return self._drive(self._operations.forget(ForgetRequest(user_id=user_id), timeout_s, metadata))
+        return self._drive(self._operations.forget(message(ForgetRequest, user_id=user_id), timeout_s, metadata))
 
     def add_items(
         self,
@@ -446,7 +447,9 @@ class InterestClient:
             StateUnavailableError: The server cannot reach its store.
             EbbtideError: As for `recommend`.
         """
-        given = AddItemsRequest(items=items, only_update=only_update)
+        given = message(
+            AddItemsRequest, items=messages("items", items, NewItem, "new_item(...)"), only_update=only_update
+        )
         return self._drive(self._operations.catalog.add_items(one_request(request, given), timeout_s, metadata))
 
     def remove_items(
@@ -473,7 +476,7 @@ class InterestClient:
             StateUnavailableError: The server cannot reach its store.
             EbbtideError: As for `recommend`.
         """
-        given = RemoveItemsRequest(item_ids=strings("item_ids", item_ids))
+        given = message(RemoveItemsRequest, item_ids=strings("item_ids", item_ids))
         return self._drive(self._operations.catalog.remove_items(one_request(request, given), timeout_s, metadata))
 
     def list_items(
@@ -542,7 +545,8 @@ class InterestClient:
             StateUnavailableError: The server cannot reach its store.
             EbbtideError: As for `recommend`.
         """
-        given = SetStockRequest(
+        given = message(
+            SetStockRequest,
             out_of_stock_item_ids=strings("out_of_stock_item_ids", out_of_stock),
             in_stock_item_ids=strings("in_stock_item_ids", in_stock),
         )
@@ -611,7 +615,7 @@ class InterestClient:
             StateUnavailableError: The server cannot reach its store.
             EbbtideError: As for `recommend`.
         """
-        given = SetRulesRequest(rules=rules)
+        given = message(SetRulesRequest, rules=messages("rules", rules, Rule, "rule(...)"))
         return self._drive(self._operations.catalog.set_rules(one_request(request, given), timeout_s, metadata))
 
     def remove_rules(
@@ -635,7 +639,7 @@ class InterestClient:
             StateUnavailableError: The server cannot reach its store.
             EbbtideError: As for `recommend`.
         """
-        given = RemoveRulesRequest(names=strings("names", names))
+        given = message(RemoveRulesRequest, names=strings("names", names))
         return self._drive(self._operations.catalog.remove_rules(one_request(request, given), timeout_s, metadata))
 
     def list_rules(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ebbtide.client.errors import InvalidArgumentError
@@ -42,6 +42,8 @@ def parse_endpoint(url: str | Sequence[str]) -> Endpoint:
     """
     if isinstance(url, str):
         return _one(url)
+    if not isinstance(url, Iterable) or isinstance(url, bytes):
+        raise InvalidArgumentError.of_field("url", repr(url), _EXPECTED)
     addresses = list(url)
     if not addresses:
         raise InvalidArgumentError.of_field("url", "no addresses", _EXPECTED)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from ebbtide.client._messages import message, messages
 from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.interest.time_units import TimeUnit, day, plausible_unit, written_date
 from ebbtide.v1 import Event
@@ -45,23 +46,28 @@ def event(
 
     Raises:
         InvalidArgumentError: Not exactly one of `item_id` and `text`, or of `time` and `time_ms`; an empty item id; a
-            `fallback_text` beside `text`; a time without a timezone, or not in milliseconds.
+            `fallback_text` beside `text`; a time without a timezone, or not in milliseconds; or a value of another
+            kind, such as a number as id.
     """
     if (item_id is None) == (text is None):
         raise InvalidArgumentError.of_field("event", _given(item_id=item_id, text=text), "one of item_id and text")
-    if item_id == "":
+    if isinstance(item_id, str) and not item_id:
         raise InvalidArgumentError.of_field("item_id", "''", "the id of an item, not empty")
     if text is not None and fallback_text is not None:
         raise InvalidArgumentError.of_field("fallback_text", "one beside text", "item_id beside it, or none")
     if (time is None) == (time_ms is None):
         raise InvalidArgumentError.of_field("event", _given(time=time, time_ms=time_ms), "one of time and time_ms")
     when = _from_milliseconds(time_ms) if time_ms is not None else timestamp("time", time)
-    message = Event(time=when, weight=weight, fallback_text=fallback_text, event_id=event_id, event_type=event_type)
-    if item_id is not None:
-        message.item_id = item_id
-    if text is not None:
-        message.text = text
-    return message
+    return message(
+        Event,
+        item_id=item_id,
+        text=text,
+        time=when,
+        weight=weight,
+        fallback_text=fallback_text,
+        event_id=event_id,
+        event_type=event_type,
+    )
 
 
 def timestamp(field: str, time: datetime | None) -> Timestamp | None:
@@ -75,7 +81,7 @@ def timestamp(field: str, time: datetime | None) -> Timestamp | None:
     if not isinstance(time, datetime):
         expected = "a datetime with a timezone" + ("" if field != "time" else "; a number is given as time_ms")
         raise InvalidArgumentError.of_field(field, repr(time), expected)
-    if time.utcoffset() is None:
+    if _has_no_zone(time):
         raise InvalidArgumentError.of_field(
             field, repr(time), "a time with a timezone, such as datetime.now(timezone.utc)"
         )
@@ -88,11 +94,30 @@ def strings(field: str, values: Iterable[str]) -> Sequence[str]:
     """The values as a sequence.
 
     Raises:
-        InvalidArgumentError: `values` is one string, which would be read as its letters; the error names `field`.
+        InvalidArgumentError: `values` is one string, which would be read as its letters, or no list; the error names
+            `field`.
     """
     if isinstance(values, (str, bytes)):
         raise InvalidArgumentError.of_field(field, repr(values), "a list of strings, not one string")
+    if not isinstance(values, Iterable):
+        raise InvalidArgumentError.of_field(field, repr(values), "a list of strings")
     return list(values)
+
+
+def event_list(field: str, values: Iterable[Event]) -> list[Event]:
+    """The events as a list.
+
+    Raises:
+        InvalidArgumentError: `values` is no list of events; the error names `field`.
+    """
+    return messages(field, values, Event, "event(...)")
+
+
+def _has_no_zone(time: datetime) -> bool:
+    try:
+        return time.utcoffset() is None
+    except ValueError:  # pandas' NaT is a datetime
+        return True
 
 
 def _from_milliseconds(time_ms: object) -> Timestamp:

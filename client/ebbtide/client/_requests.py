@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
-from ebbtide.client._events import strings, timestamp
+from ebbtide.client._events import event_list, strings, timestamp
+from ebbtide.client._messages import message
 from ebbtide.client.codec import shared_fields
 from ebbtide.client.errors import InvalidArgumentError
 from ebbtide.v1 import (
@@ -107,7 +110,7 @@ def recommend_request(
         InvalidArgumentError: `now` has no timezone, `top_n` is less than 1, a list is one string, `unknown_items` is no
             policy.
     """
-    return RecommendRequest(top_n=_top_n(top_n), allow=_filters(allow), slate=slate, **_user(**user))
+    return message(RecommendRequest, top_n=_top_n(top_n), allow=_filters(allow), slate=slate, **_user(**user))
 
 
 def rank_request(
@@ -118,8 +121,8 @@ def rank_request(
     Raises:
         InvalidArgumentError: As for `recommend_request`.
     """
-    return RankRequest(
-        candidate_item_ids=strings("candidate_item_ids", candidates), top_n=_top_n(top_n), **_user(**user)
+    return message(
+        RankRequest, candidate_item_ids=strings("candidate_item_ids", candidates), top_n=_top_n(top_n), **_user(**user)
     )
 
 
@@ -136,7 +139,8 @@ def explain_request(
     Raises:
         InvalidArgumentError: As for `recommend_request`.
     """
-    return ExplainRequest(
+    return message(
+        ExplainRequest,
         item_ids=strings("item_ids", item_ids),
         top_n=_top_n(top_n),
         allow=_filters(allow),
@@ -158,9 +162,10 @@ def observe_request(
     Raises:
         InvalidArgumentError: `unknown_items` is no policy, or `shown` is one string.
     """
-    return ObserveRequest(
+    return message(
+        ObserveRequest,
         user_id=user_id,
-        events=events,
+        events=event_list("events", events),
         unknown_items=_policy(unknown_items),
         shown_item_ids=strings("shown_item_ids", shown),
         reset_learning=reset_learning,
@@ -173,7 +178,7 @@ def interest_request(user_id: str, *, now: datetime | None, decay_scale: float |
     Raises:
         InvalidArgumentError: `now` has no timezone.
     """
-    return InterestRequest(user_id=user_id, now=timestamp("now", now), decay_scale=decay_scale)
+    return message(InterestRequest, user_id=user_id, now=timestamp("now", now), decay_scale=decay_scale)
 
 
 def new_item(item_id: str, text: str, *, title: str = "", attributes: Values | None = None) -> NewItem:
@@ -186,8 +191,8 @@ def new_item(item_id: str, text: str, *, title: str = "", attributes: Values | N
         attributes: Catalog columns, each with the item's value or values, or with its number.
     """
     columns = (attributes or {}).items()
-    found = [ItemAttribute(column=name, values=_texts(one)) for name, one in columns]
-    return NewItem(item_id=item_id, text=text, title=title, attributes=found)
+    found = [_attribute(name, one) for name, one in columns]
+    return message(NewItem, item_id=item_id, text=text, title=title, attributes=found)
 
 
 def rule(
@@ -222,10 +227,11 @@ def rule(
     if len(given) != 1:
         raise InvalidArgumentError.of_field("rule", ", ".join(given) or "no effect", "one of boost, bury and pin")
     columns = (attributes or {}).items()
-    return Rule(
+    return message(
+        Rule,
         name=name,
         item_ids=strings("item_ids", item_ids),
-        attributes=[ItemAttribute(column=key, values=[one] if isinstance(one, str) else one) for key, one in columns],
+        attributes=[_attribute(key, [one] if isinstance(one, str) else one) for key, one in columns],
         since=timestamp("since", since),
         until=timestamp("until", until),
         **given,
@@ -299,9 +305,9 @@ def _user(
 ) -> dict[str, Any]:
     """The fields that all requests share."""
     return {
-        "history": history,
-        "current": current,
-        "events": events,
+        "history": event_list("history", history),
+        "current": event_list("current", current),
+        "events": event_list("events", events),
         "now": timestamp("now", now),
         "alpha": alpha,
         "decay_scale": decay_scale,
@@ -320,23 +326,37 @@ def _policy(unknown_items: UnknownItems) -> UnknownItemPolicy.ValueType:
 
 
 def _top_n(top_n: int | None) -> int:
-    if top_n is not None and not 1 <= top_n < 2**31:
-        raise InvalidArgumentError.of_field("top_n", top_n, "at least 1")
-    return top_n or 0
+    if top_n is None:
+        return 0
+    if not hasattr(top_n, "__index__") or not 1 <= top_n < 2**31:
+        raise InvalidArgumentError.of_field("top_n", repr(top_n), "a whole number, at least 1")
+    return top_n
 
 
 def _filters(allow: Allowed | None) -> list[AttributeFilter]:
     """One message per column; a single value need not be in a list."""
     return [
-        AttributeFilter(column=column, range=values)
+        message(AttributeFilter, column=column, range=values)
         if isinstance(values, NumberRange)
-        else AttributeFilter(column=column, values=[values] if isinstance(values, str) else values)
+        else message(AttributeFilter, column=column, values=_values(column, values))
         for column, values in (allow or {}).items()
     ]
 
 
-def _texts(values: str | float | Iterable[str]) -> Iterable[str]:
-    """The values of a column as texts; of a number the shortest one that is read back as the same."""
-    if isinstance(values, (int, float)):
-        return [repr(values)]
-    return [values] if isinstance(values, str) else values
+def _attribute(column: str, values: str | float | Iterable[str]) -> ItemAttribute:
+    """The values of a column of an item; of a number the shortest text that is read back as the same."""
+    if isinstance(values, (int, float, Real)):
+        if not math.isfinite(values):
+            raise InvalidArgumentError.of_field(
+                f"attributes[{column!r}]", values, "a text or a finite number; leave out a column without a value"
+            )
+        return message(ItemAttribute, column=column, values=[str(values)])
+    return message(ItemAttribute, column=column, values=_values(column, values))
+
+
+def _values(column: str, values: str | Iterable[str]) -> list[str]:
+    if isinstance(values, str):
+        return [values]
+    if isinstance(values, bytes) or not isinstance(values, Iterable):
+        raise InvalidArgumentError.of_field(f"values of {column!r}", repr(values), "a text, or a list of texts")
+    return list(values)

@@ -38,7 +38,7 @@ def read_delimited(
         path: For messages.
         data: UTF-8.
         columns: Names that the header must have, each once.
-        default_separator: Of this kind of file; another common one is used where only that gives the columns.
+        default_separator: Of this kind of file; another common one is used where it gives more of the columns.
         lines_before: Lines of the file between its header and the rows of `data`, which has the header too.
 
     Raises:
@@ -49,11 +49,10 @@ def read_delimited(
         data = data.replace(b"\r", b"\n")
     header_end = data.find(b"\n")
     header_line = data[: header_end if header_end >= 0 else len(data)].decode().rstrip("\r")
-    separator = default_separator
-    for candidate in sorted(_SEPARATORS, key=lambda one: one != default_separator):
-        if set(columns) <= set(_split(header_line, candidate)):
-            separator = candidate
-            break
+    separator = max(
+        sorted(_SEPARATORS, key=lambda one: one != default_separator),
+        key=lambda one: _fit(columns, _split(header_line, one)),
+    )
     header = _split(header_line, separator)
     if not set(columns) & set(header):
         _refuse_first_line(path, data, columns, header)
@@ -85,6 +84,12 @@ def read_delimited(
         .then(pl.lit("fewer fields than the header"))
     ).to_series()
     return table.select(columns).filter(pl.Series(kept)), line[kept], flaw
+
+
+def _fit(columns: list[str], header: list[str]) -> tuple[int, int]:
+    """How well a header has the named columns: how many of them; without any, how many columns there are."""
+    named = len(set(columns) & set(header))
+    return named, 0 if named else len(header)
 
 
 def require_columns(path: Path | str, columns: list[str], found: list[str]) -> None:

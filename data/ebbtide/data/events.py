@@ -18,7 +18,7 @@ from ebbtide.data.event_types import EventTypeNames
 from ebbtide.data.ids import ROUNDED_ID, is_missing, is_rounded, near_id
 from ebbtide.data.tables import Table, one_error, read_pieces, read_table, too_many
 from ebbtide.data.times import in_future, read_times
-from ebbtide.data.value_notes import note_lost_characters, note_twins
+from ebbtide.data.value_notes import decimal_comma_hint, note_lost_characters, note_twins
 from ebbtide.interest.time_units import TimeUnit
 
 _NO_TYPE = "no event type"
@@ -130,7 +130,7 @@ class EventLog:
         try:
             index = self.users.index(user_id)
         except ValueError:
-            near = near_id(pl.Series([user_id]), self.users)
+            near = near_id(pl.Series([str(user_id)]), self.users)
             hint = "" if near is None else f", such as {near[1]!r}"
             raise DataError(
                 f"user: got {user_id!r}; expected one of the log's {len(self.users):,} users{hint}"
@@ -189,6 +189,8 @@ def _usable_events(
         note_lost_characters(table, name, rows, checked.usable, bad)
         if name == columns.user or item_index is None:
             note_twins(name, ids, bad)
+    if columns.event_type is not None:
+        note_twins(columns.event_type, frame["event_type"], bad, "event types")
     for name, ids in ((columns.user, frame["user"]), (columns.item, frame["item"])):
         if ids.str.contains(_FLOAT_ID).all():
             bad.notes.append(
@@ -327,11 +329,9 @@ def _weight_hint(table: Table, column: str | None, rows: pl.Series) -> str:
     if column is None or not rows.any():
         return ""
     value = str(value_at(table.frame[column], rows.arg_max() or 0))
-    if re.match(r"^\s*\d+,\d+\s*$", value):
-        return "write a point in place of the decimal comma"
-    if re.match(r"^\s*-\d", value):
-        return "leave returns and cancellations out of the log"
-    return ""
+    if (hint := decimal_comma_hint(value)) or not re.match(r"^\s*-\d", value):
+        return hint
+    return "leave returns and cancellations out of the log"
 
 
 def _note_dominant_user(frame: pl.DataFrame, bad: BadRows) -> None:
@@ -359,16 +359,26 @@ def build_log(
         column: Name of the column with the event types, for the error.
 
     Raises:
-        DataError: An event has another type.
+        DataError: An event has another type, or an item without an index.
     """
     ordered = frame.with_row_index("row").sort("user", "time_ms", "row")
     runs = ordered["user"].rle().struct.unnest()
     return EventLog(
         users=runs["value"].to_list(),
         start=np.concatenate([[0], np.cumsum(runs["len"].to_numpy())]).astype(np.int64),
-        item=ordered["item"].replace_strict(item_index, return_dtype=pl.Int64).to_numpy(),
+        item=_indices(ordered["item"], item_index),
         time_ms=ordered["time_ms"].to_numpy(),
         weight=ordered["weight"].to_numpy(),
         event_types=event_types,
         event_type=None if event_types is None else event_types.indices(ordered["event_type"], column),
     )
+
+
+def _indices(item: pl.Series, item_index: dict[str, int]) -> npt.NDArray[np.int64]:
+    try:
+        return item.replace_strict(item_index, return_dtype=pl.Int64).to_numpy()
+    except pl.exceptions.InvalidOperationError as error:
+        unknown = item.filter(~item.is_in(list(item_index)))
+        raise DataError(
+            f"item: got {len(unknown):,} events of items without an index, such as {unknown[0]!r}"
+        ) from error

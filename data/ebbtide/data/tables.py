@@ -175,6 +175,10 @@ def read_table(path: str | Path, columns: list[str], encoding: str | None = None
     Raises:
         DataError: The file is missing, of another kind or damaged, or lacks a column.
     """
+    if not isinstance(path, (str, Path)):
+        raise DataError(
+            f"table: got a {type(path).__name__}; expected the path of a file: write it first, as with write_parquet"
+        )
     source = str(path)
     with one_error(source):
         lazy = _parquet(source)

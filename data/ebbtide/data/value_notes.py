@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import polars as pl
@@ -32,13 +33,26 @@ def note_lost_characters(table: Table, column: str, values: pl.Series, usable: p
         )
 
 
-def note_twins(column: str, ids: pl.Series, bad: BadRows) -> None:
-    """Tells of ids of one column that differ only in spaces, letter case, Unicode form, leading zeros or a ``.0``."""
+def decimal_comma_hint(value: str) -> str:
+    """What to do about a number such as ``259,62`` or ``1.149,05``; empty for other texts."""
+    is_number = re.fullmatch(r"-?[\d.' ]*\d,\d+", value.strip()) is not None
+    return "write a point in place of the decimal comma, and none between thousands" if is_number else ""
+
+
+def note_twins(column: str, ids: pl.Series, bad: BadRows, kind: str = "ids") -> None:
+    """Tells of values of one column that differ only in spaces, letter case, Unicode form, leading zeros or a ``.0``.
+
+    Args:
+        column: Its name.
+        ids: Its values, text.
+        bad: Gets the note.
+        kind: What the values are.
+    """
     twins = near_twins(ids)
     if not twins.is_empty():
         first, second = (ascii(one) for one in twins.row(0))
         bad.notes.append(
-            f"{twins.height:,} ids of column {column} look like another one, such as {second} like {first}: if they "
+            f"{twins.height:,} {kind} of column {column} look like another one, such as {second} like {first}: if they "
             "are the same, write them as the same text"
         )
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from ebbtide.data.tables import read_table
+from ebbtide.data.value_notes import decimal_comma_hint
 from ebbtide.export.errors import AttributesError
 from ebbtide.export.head.attributes import ItemAttributes
 from ebbtide.interest.attributes import NUMBER_WORDS
@@ -153,7 +154,8 @@ def _numbers(table: pl.DataFrame, name: str, items: int, path: Path) -> Ints:
     if kind == pl.String:
         bad = read.filter(pl.col("number").is_null() & (pl.col("given").str.to_lowercase() != "nan"))
         if bad.height:
-            raise AttributesError(f"{where}: got {bad['given'][0]!r}; expected numbers")
+            hint = decimal_comma_hint(bad["given"][0])
+            raise AttributesError(f"{where}: got {bad['given'][0]!r}; expected numbers" + (f": {hint}" if hint else ""))
     read = read.filter(pl.col("number").is_not_null()).unique(["_item", "number"])
     if read["number"].is_infinite().any():
         raise AttributesError(f"{where}: got an infinite number; expected finite numbers")

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Tensor
 from ebbtide.interest.errors import RequestError
+from ebbtide.interest.time_units import PLAUSIBLE_S
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -91,6 +92,16 @@ RANGES: dict[str, Range] = {
     contract.DECAY_SCALE.name: Range(_ZERO, np.finfo(np.float32).max, "a finite number, 0 or more"),
 }
 """By tensor."""
+
+
+NOT_SECONDS = "Unix milliseconds; this is a time between 1995 and 2200 in seconds"
+"""Of a time that `in_seconds` finds: taken for milliseconds it is in 1970, and everything has decayed by today."""
+
+
+def in_seconds(time: Ints) -> Bools:
+    """Which times are surely in seconds, ``[times]``."""
+    found: Bools = (time >= PLAUSIBLE_S[0]) & (time < PLAUSIBLE_S[1])
+    return found
 
 
 class RequestsRefused(Exception):  # noqa: N818 - it carries the errors of single requests

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.interest import contract
-from ebbtide.interest.checks import RANGES, STANDALONE, RequestTensors
+from ebbtide.interest.checks import NOT_SECONDS, RANGES, STANDALONE, RequestTensors, in_seconds
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.event_types import UNTYPED, EventTypes
 from ebbtide.interest.joining import Join, leading
+from ebbtide.interest.time_units import PLAUSIBLE_S
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -254,13 +255,21 @@ class _Columns(Join):
         return Texts(user, stands_for, vector)
 
     def _ages(self, now_ms: Ints, user: Ints, events: Ints, time_ms: Ints) -> Ints:
-        """Milliseconds from each event to its user's `now`, ``[events]``; refuses times before 1970 or after `now`."""
+        """Milliseconds from each event to its user's `now`, ``[events]``.
+
+        Refuses times before 1970 or after `now`, and those that are in seconds.
+        """
         age_ms = now_ms.repeat(events) - time_ms if time_ms.size else time_ms
+        end = PLAUSIBLE_S[1]
         # A set sign bit in any of them shows in the smallest.
-        if now_ms.min() < 0 or (time_ms.size and (time_ms | age_ms).min() < 0):
+        if now_ms.min() < end or (time_ms.size and ((time_ms | age_ms).min() < 0 or time_ms.min() < end)):
             self._check_users(
                 now_ms < 0,
                 lambda one: RequestError(contract.NOW.name, str(now_ms[one]), "Unix milliseconds, 0 or more"),
+            )
+            self._check_users(
+                in_seconds(now_ms),
+                lambda one: RequestError(contract.NOW.name, str(now_ms[one]), NOT_SECONDS),
             )
             self._check_entries(
                 contract.EVENT_TIME,
@@ -269,4 +278,5 @@ class _Columns(Join):
                 time_ms,
                 lambda one: f"Unix milliseconds from 0 to `now`, which is {now_ms[one]}",
             )
+            self._check_entries(contract.EVENT_TIME, user, in_seconds(time_ms), time_ms, lambda _one: NOT_SECONDS)
         return age_ms

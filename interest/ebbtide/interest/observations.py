@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.interest import contract
-from ebbtide.interest.checks import RequestTensors
+from ebbtide.interest.checks import NOT_SECONDS, RequestTensors, in_seconds
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.event_types import UNTYPED, EventTypes
@@ -17,6 +17,7 @@ from ebbtide.interest.events import MS_PER_DAY
 from ebbtide.interest.joining import Join, leading
 from ebbtide.interest.lookup import UNKNOWN, ItemIndex
 from ebbtide.interest.record import NewEvents, derived_ids
+from ebbtide.interest.time_units import PLAUSIBLE_S
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -121,6 +122,8 @@ class _Observations(Join):
                 time_ms,
                 lambda _one: f"Unix milliseconds from 0 to {latest_ms}, a day after the server's clock",
             )
+        if time_ms.min(initial=PLAUSIBLE_S[1]) < PLAUSIBLE_S[1]:
+            self._check_entries(contract.EVENT_TIME, user, in_seconds(time_ms), time_ms, lambda _one: NOT_SECONDS)
         self._check_weights(user, weight)
         types, is_target = self._types(user, type_key, event_types), None
         if types is not None and event_types is not None:

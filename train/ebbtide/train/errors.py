@@ -19,3 +19,7 @@ class CheckpointError(TrainError):
 
 class DeviceError(TrainError):
     """Devices that are not there."""
+
+
+class RequestError(TrainError, ValueError):
+    """A request to the reference of the formulas that no server would answer."""

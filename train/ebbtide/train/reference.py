@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ebbtide.train.model import InterestModel
+from ebbtide.train.reference_checks import checked_request
 from ebbtide.train.repeat import RepeatScore
 
 _MS_PER_DAY = 24 * 60 * 60 * 1000
@@ -74,7 +75,24 @@ def score_request(
         exclude: Catalog indices never to recommend.
         exclude_seen: Whether `item` is left out; None for the model's policy.
         text_vectors: ``[texts, text width]``, the encoder's vectors of the events with a text.
+
+    Raises:
+        RequestError: Lengths that differ, an index that is no item's, a time after `now_ms` or in another unit, or a
+            number that is not finite; it names the argument.
     """
+    item, time_ms, now_ms, exclude = checked_request(
+        prior_columns.shape[0],
+        model.event_projection.shape[0],
+        item=item,
+        time_ms=time_ms,
+        now_ms=now_ms,
+        is_current=is_current,
+        weight=weight,
+        alpha=alpha,
+        decay_scale=decay_scale,
+        exclude=exclude,
+        text_vectors=text_vectors,
+    )
     with torch.no_grad():
         interest, used, current, moved = _interest(
             model, item, time_ms, now_ms, is_current, weight, alpha, decay_scale, text_vectors

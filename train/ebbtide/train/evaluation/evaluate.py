@@ -60,6 +60,8 @@ class Evaluation:
     breakdowns: list[Breakdown]
     user_values: dict[str, Floats]
     """Each metric of each user, ``[users]``, for paired tests."""
+    predicted: dict[str, int]
+    """Number of baskets of each user, by user id, in the order of `user_values`."""
 
     @property
     def means(self) -> dict[str, float]:
@@ -125,6 +127,10 @@ def evaluate_lists(
         cold=_cold(test, lists, seed),
         breakdowns=breakdowns(test.log, test.baskets, test.owner, values["ndcg_at_10"], age_days, seed),
         user_values=user_values,
+        predicted={
+            test.log.users[user]: int(count)
+            for user, count in zip(*np.unique(test.owner, return_counts=True), strict=True)
+        },
     )
 
 
@@ -286,5 +292,14 @@ def check_comparable(ours: InterestBundle, theirs: InterestBundle, folder: Path)
 
 
 def compare(ours: Evaluation, theirs: Evaluation, seed: int = 0) -> dict[str, Difference]:
-    """The paired difference of every metric, over the same users."""
+    """The paired difference of every metric, over the same users.
+
+    Raises:
+        DataError: The evaluations are not of the same baskets.
+    """
+    if ours.predicted != theirs.predicted:
+        raise DataError(
+            f"compare: got {theirs.users:,} users with {theirs.baskets:,} baskets; expected the {ours.users:,} users "
+            f"with {ours.baskets:,} baskets of the other evaluation: measure both on one TestSet"
+        )
     return {name: paired(ours.user_values[name], theirs.user_values[name], seed) for name in METRICS}
