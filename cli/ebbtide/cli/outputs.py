@@ -57,9 +57,7 @@ def require_folder(option: str, path: Path | None) -> None:
     if path is None:
         return
     if path == Path():
-        raise CommandError(
-            f"{option}: got the current folder, which an empty text names too; expected the path of another folder"
-        )
+        raise CommandError(f"{option}: got the current folder; expected the path of another folder")
     try:
         _require_outside_of_artifacts(option, path)
         if path.exists() and not path.is_dir():
