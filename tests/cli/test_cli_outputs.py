@@ -1,5 +1,6 @@
 """Output paths are checked before any work."""
 
+import json
 import os
 import shutil
 import socket
@@ -410,3 +411,16 @@ def test_make_serve_finds_a_taken_port_before_it_sets_up_and_trains(name, tmp_pa
     assert f"error: {name}: port {ports[name]} of 127.0.0.1 can't be bound: Address already in use; " in done.stderr
     assert f"make serve {name}=PORT" in done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "audit"])
+def test_a_bundle_without_holdout_is_refused_before_torch_is_loaded(command, bundle, ebbtide_process, tmp_path):
+    content = json.loads((bundle / "bundle.json").read_text())
+    content["data"]["holdout"] = "none"
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "bundle.json").write_text(json.dumps(content))
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was loaded')\n")
+    done = ebbtide_process(command, tmp_path / "bundle", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert b"holdout: got 'none', so training used every event" in done.stderr
+    assert b"torch was loaded" in ebbtide_process(command, bundle, PYTHONPATH=str(tmp_path)).stderr

@@ -132,3 +132,22 @@ def test_errors_of_the_system_are_one_line(error, line):
 @pytest.mark.parametrize("error", [KeyError("x"), ValueError("x"), OSError("no number")])
 def test_a_defect_keeps_its_traceback(error):
     assert line_of(error) is None
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("train", "--dropout"), ("train", "--max-bad-rows"), ("evaluate", "--online-learning-rate")],
+)
+def test_a_number_that_is_not_finite_is_refused(ebbtide, config, command, option, number):
+    needed = {"train": ("--events", "log.csv", "--out", "bundle"), "evaluate": ("bundle", "--online")}[command]
+    file = config(f"[{command}]\n{option.removeprefix('--')} = {number}\n")
+    for done in (ebbtide(command, *needed, f"{option}={number}"), ebbtide("--config", file, command, *needed)):
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert f"'{option}': " in done.stderr.decode()
+
+
+def test_a_share_of_bad_rows_above_1_is_refused(ebbtide):
+    done = ebbtide("batch-recommend", "bundle", "--events", "log.csv", "--out", "out", "--max-bad-rows", "5")
+    assert done.returncode == 2
+    assert b"Invalid value for '--max-bad-rows'" in done.stderr

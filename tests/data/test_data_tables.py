@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from ebbtide.data import tables
+from ebbtide.data.catalog import read_catalog
 from ebbtide.data.errors import DataError
 from ebbtide.data.tables import read_table
 
@@ -324,6 +325,12 @@ def test_file_is_refused_with_what_it_is_when_its_name_does_not_say_so(tmp_path,
 def test_table_is_refused_when_its_path_is_empty():
     with pytest.raises(DataError, match="got an empty path"):
         read_table("", ["user"])
+
+
+@pytest.mark.parametrize("share", [-0.1, 5, float("nan")])
+def test_table_is_refused_when_the_share_of_bad_rows_is_no_share(tmp_path, share):
+    with pytest.raises(DataError, match=f"max_bad_rows: got {share}; expected a share from 0 to 1"):
+        read_catalog(save(tmp_path, "item,text\n1,a\n"), max_bad_rows=share)
 
 
 @pytest.mark.parametrize("encoding", ["nonsense", "rot13", "hex"])

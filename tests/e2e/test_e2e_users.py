@@ -85,6 +85,13 @@ def test_mistake_is_one_clear_line_when_a_state_is_asked_for(server, monkeypatch
     assert "Traceback" not in done.stderr
 
 
+def test_an_event_of_decades_ago_is_told_and_taken(server, user, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    done = run("observe", user, "1@1990-05-01", "260@2024-05-01", "47", "--server", server.grpc_url)
+    assert "3 events added" in done.stdout
+    assert done.stderr == "note: 1@1990-05-01 is over 20 years old: correct the time if it is mistyped\n"
+
+
 BARE_COMMANDS = """
 import sys
 sys.modules["polars"] = sys.modules["torch"] = None

@@ -116,6 +116,14 @@ BAD = [
     (request([70], now=-5), "now", "-5", "0 or more"),
     (request([70], now=1_715_700_000, times=[5]), "now", "1715700000", "a time between 1995 and 2200 in seconds"),
     (request([], now=1_715_700_000, times=[]), "now", "1715700000", "in seconds"),
+    (
+        request([70], now=1_715_700_000_000_000),
+        "now",
+        "1715700000000000",
+        "before 2200; this is a time between 1995 and 2200 in us",
+    ),
+    (request([], now=1_715_700_000 * 10**9, times=[]), "now", "1715700000000000000", "2200 in ns"),
+    (request([70], now=7_258_118_400_000), "now", "7258118400000", "Unix milliseconds before 2200"),
     (request([70], times=[1_715_700_000], now=1_715_700_000_000), "event_time[0]", "1715700000", "in seconds"),
 ]
 

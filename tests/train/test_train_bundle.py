@@ -1,11 +1,13 @@
 """A real fit on a slice of the shipped data, and the bundle it gives."""
 
 import json
+import math
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
@@ -15,6 +17,7 @@ from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.config import ModelConfig, TrainConfig, parse_half_lives
 from ebbtide.train.encoder import embed_cached, embed_texts, encoder_fingerprint, encoder_folder
 from ebbtide.train.errors import BundleError, EncoderError
+from ebbtide.train.privacy import PrivacyConfig
 from ebbtide.train.stage import train_bundle
 from ebbtide.train.trainer import fit
 
@@ -215,5 +218,35 @@ def test_encoder_is_refused_when_the_folder_has_no_safetensors(tmp_path):
 def test_half_lives_are_read_from_text():
     assert parse_half_lives("2, 7,inf") == (2.0, 7.0, float("inf"))
     assert parse_half_lives("none") == ()
-    with pytest.raises(DataError, match="'0'"):
-        parse_half_lives("0")
+    for text in ("0", "nan", "7,nan"):
+        with pytest.raises(DataError, match=f"'{text}'"):
+            parse_half_lives(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        (TrainConfig, "learning_rate", math.inf),
+        (TrainConfig, "dropout", math.nan),
+        (TrainConfig, "repeat_offsets", (0.0, math.nan)),
+        (TrainConfig, "interest_shares", (0.0, 1.5)),
+        (ModelConfig, "session_gap_minutes", math.inf),
+        (ModelConfig, "prior_half_life_days", (math.nan,)),
+        (ModelConfig, "prior_half_life_days", (0.0,)),
+        (ModelConfig, "repeat_half_life_days", (1.0, 2.0, 3.0, math.inf)),
+        (PrivacyConfig, "epsilon", math.inf),
+        (DataReference, "max_bad_rows", 5),
+        (DataReference, "max_bad_rows", math.nan),
+    ],
+)
+def test_settings_are_refused_when_a_number_is_not_finite_or_a_share_is_above_1(tmp_path, kind, field, value):
+    sound = {PrivacyConfig: {"epsilon": 1.0, "delta": 0.1}, DataReference: dict(reference(tmp_path))}.get(kind, {})
+    kind(**sound)
+    with pytest.raises(ValidationError) as caught:
+        kind(**{**sound, field: value})
+    assert {error["loc"][0] for error in caught.value.errors()} == {field}
+
+
+def test_a_prior_half_life_may_be_infinite():
+    config = ModelConfig(prior_half_life_days=(1.0, math.inf))
+    assert ModelConfig.model_validate_json(config.model_dump_json()) == config

@@ -41,6 +41,7 @@ from ebbtide.cli import (
 )
 from ebbtide.cli.boundary import run_guarded
 from ebbtide.cli.console import console, errors, escape
+from ebbtide.cli.numbers import refuse_infinite_numbers
 from ebbtide.cli.paths import refuse_empty_paths
 from ebbtide.cli.settings import CONFIG_VARIABLE, option_name, read_config_file, unknown_variables, variable_of
 from ebbtide.cli.version import version_lines
@@ -57,6 +58,7 @@ class _Commands(TyperGroup):
         }
         """Parameters by command and by the name that users write."""
         for command in (self, *self.commands.values()):
+            refuse_infinite_numbers(command.params)
             if command.callback is not None:
                 refuse_empty_paths(command.params, command.callback)
         for name, parameters in self.settings.items():

@@ -11,7 +11,7 @@ from rich.table import Table
 from ebbtide.cli.bundle_data import BundleCatalog, BundleEvents, absolute, moved
 from ebbtide.cli.console import console, counting_progress, escape, working
 from ebbtide.cli.errors import CommandError
-from ebbtide.cli.held_out import Popularity, flaw_of_lists, require_as_trained, required_holdout
+from ebbtide.cli.held_out import Popularity, flaw_of_lists, require_as_trained, require_holdout
 from ebbtide.cli.modules import require_modules
 from ebbtide.cli.outputs import require_different, require_file, require_folder
 
@@ -140,6 +140,7 @@ def command(
     require_different({"--json": json_file, "--report": report})
     if report is not None:
         require_modules("--report", "evaluate", "matplotlib")
+    require_holdout(bundle)
     with working("Loading the bundle"):
         from ebbtide.data.dataset import read_dataset
         from ebbtide.train.audit.audit import audit
@@ -151,11 +152,10 @@ def command(
         from ebbtide.train.evaluation.testset import TestSet
 
         loaded = InterestBundle.load(bundle)
-        holdout = required_holdout(loaded, bundle)
         loaded = moved(loaded, events, catalog)
         reference = loaded.config.data
         data = read_dataset(reference)
-        test = TestSet.of(data.log, data.catalog, holdout)
+        test = TestSet.of(data.log, data.catalog, reference.holdout)
         of_items = Attributes(_absolute(item_attributes), items_by or (), pairs["--protected-items"])
         of_users = Attributes(_absolute(user_attributes), users_by or (), pairs["--protected-users"])
         groups = item_groups(reference, test, of_items), user_groups(reference, test, of_users)
@@ -168,7 +168,7 @@ def command(
     names = [_BEFORE, _AFTER] if after is not None else ["lists"]
     about = {
         "fingerprint": loaded.fingerprint,
-        "holdout": holdout,
+        "holdout": reference.holdout,
         "protocol": protocol if after is None else f"{protocol}; after: lists of {after.name}",
     }
     _print(found, about, names)

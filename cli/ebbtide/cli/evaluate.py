@@ -11,7 +11,7 @@ from rich.table import Table
 from ebbtide.cli.bundle_data import BundleCatalog, BundleEvents, moved
 from ebbtide.cli.console import console, counting_progress, escape, working
 from ebbtide.cli.errors import CommandError
-from ebbtide.cli.held_out import Popularity, flaw_of_lists, require_as_trained, required_holdout
+from ebbtide.cli.held_out import Popularity, flaw_of_lists, require_as_trained, require_holdout
 from ebbtide.cli.modules import require_modules
 from ebbtide.cli.outputs import require_different, require_file, require_folder
 
@@ -145,6 +145,7 @@ def command(
     if report is not None:
         require_modules("--report", "evaluate", "matplotlib")
     _require_rival(against)
+    require_holdout(bundle)
     with working("Loading the bundle"):
         from ebbtide.data.dataset import read_dataset
         from ebbtide.train.bundle import InterestBundle
@@ -155,12 +156,11 @@ def command(
         from ebbtide.train.evaluation.testset import TestSet
 
         loaded = InterestBundle.load(bundle)
-        holdout = required_holdout(loaded, bundle)
         if online:
             require_gate(loaded.model)
         loaded = moved(loaded, events, catalog)
         data = read_dataset(loaded.config.data)
-        test = TestSet.of(data.log, data.catalog, holdout)
+        test = TestSet.of(data.log, data.catalog, loaded.config.data.holdout)
     if baskets is not None:
         write_baskets(baskets, test.log, test.baskets)
         console.print(f"[green]✓[/green] {len(test.baskets):,} baskets to predict in {escape(str(baskets))}")

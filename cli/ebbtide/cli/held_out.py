@@ -20,21 +20,24 @@ class Popularity(str, Enum):
     frozen = "frozen"
 
 
-def required_holdout(bundle: InterestBundle, folder: Path) -> str:
-    """The holdout of a bundle that has one.
+def require_holdout(folder: Path) -> None:
+    """Refuses a bundle without holdout before torch is loaded; what is no bundle is left to the loading.
 
     Raises:
         DataError: Training used every event.
     """
+    from ebbtide.data.dataset import DataReference
     from ebbtide.data.errors import DataError
 
-    holdout = bundle.config.data.holdout
+    try:
+        holdout = DataReference.of_bundle(folder).holdout
+    except DataError:
+        return
     if holdout == "none":
         raise DataError(
             f"{folder}: holdout: got 'none', so training used every event; train again with --holdout time:0.2 (the "
             "last fifth of the log) or --holdout leave-last-out"
         )
-    return holdout
 
 
 def require_as_trained(bundle: InterestBundle, test: TestSet) -> None:

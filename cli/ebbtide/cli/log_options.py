@@ -72,7 +72,10 @@ EventTypeCol = Annotated[
 MaxBadRows = Annotated[
     float | None,
     typer.Option(
-        "--max-bad-rows", help="Refuse a file if more than this share of its rows cannot be used. Default: 0.01."
+        "--max-bad-rows",
+        min=0,
+        max=1,
+        help="Refuse a file if more than this share of its rows cannot be used. Default: 0.01.",
     ),
 ]
 Scratch = Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ebbtide.cli.access import Tls, TlsCa, TlsCertificate, TlsKey, TlsServerName, TokenFile, read_access
-from ebbtide.cli.console import console
+from ebbtide.cli.console import console, errors, escape
 from ebbtide.cli.titles import (
     ITEM_COL,
     TEMPLATE,
@@ -29,6 +29,8 @@ User = Annotated[str, typer.Argument(help="Id of the user. Only a hash of it is 
 
 LOCAL = "localhost:8001"
 """The default of `Server`."""
+_OLD_YEARS = 20
+"""An event that is older is told: a mistyped year is more likely, and little of such an event is left."""
 COMMAND_TIMEOUT_S = 30.0
 """Deadline of a command's calls: whoever typed it waits longer than a page would."""
 
@@ -206,4 +208,9 @@ def _event(text: str, now: datetime, weight: float | None, event_type: str | Non
     when = timestamp(f"ITEM[@TIME] {text} (an id with @ needs a time behind it)", time)
     if not item_id:
         raise typer.BadParameter(f"ITEM[@TIME]: got {text!r}; expected the id of an item before @")
+    if when < now - timedelta(days=365.25 * _OLD_YEARS):
+        errors.print(
+            f"[yellow]note:[/yellow] {escape(text)} is over {_OLD_YEARS} years old: correct the time if it is mistyped",
+            soft_wrap=True,
+        )
     return event(item_id=item_id, time=when, weight=weight, event_type=event_type)

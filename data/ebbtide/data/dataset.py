@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ebbtide.data.bad_rows import BadRows
 from ebbtide.data.catalog import Catalog, catalog_of_events, read_catalog
@@ -37,7 +37,7 @@ class DataReference(BaseModel):
     catalog_item_column: str
     text_template: str
     title_template: str | None
-    max_bad_rows: float
+    max_bad_rows: float = Field(ge=0, le=1, allow_inf_nan=False)
     holdout: str
     """``none``, ``leave-last-out``, ``time:F`` or ``time:DATE``."""
     time_unit: TimeUnit | None = None

@@ -16,7 +16,7 @@ from ebbtide.data.bad_rows import BadRows, value_at
 from ebbtide.data.errors import DataError
 from ebbtide.data.event_types import EventTypeNames
 from ebbtide.data.ids import ROUNDED_ID, is_missing, is_rounded, near_id
-from ebbtide.data.tables import Table, one_error, read_pieces, read_table, too_many
+from ebbtide.data.tables import Table, one_error, read_pieces, read_table, refuse_too_many
 from ebbtide.data.times import in_future, read_times
 from ebbtide.data.value_notes import decimal_comma_hint, note_lost_characters, note_twins
 from ebbtide.interest.time_units import TimeUnit
@@ -238,10 +238,9 @@ def refuse_bad_rows(path: str | Path, bad: BadRows, max_bad_rows: float) -> None
     """Refuses a file if more than a share of its rows is bad, or all are.
 
     Raises:
-        DataError: With every reason, the first lines and their values.
+        DataError: With every reason, the first lines and their values; or the share is not within 0 and 1.
     """
-    if bad.count > max_bad_rows * bad.rows:
-        raise too_many(path, bad, max_bad_rows)
+    refuse_too_many(path, bad, max_bad_rows)
     if bad.count == bad.rows:
         raise DataError(f"{path}: no usable event ({bad})")
 

@@ -150,15 +150,21 @@ class Table:
         """Refuses the file if more than a share of its rows is bad.
 
         Raises:
-            DataError: With every reason, the first lines and their values.
+            DataError: With every reason, the first lines and their values; or the share is not within 0 and 1.
         """
-        if bad.count > fraction * bad.rows:
-            raise too_many(self.source, bad, fraction)
+        refuse_too_many(self.source, bad, fraction)
 
 
-def too_many(source: str | Path, bad: BadRows, fraction: float) -> DataError:
-    """The error of a file of which more than a share of the rows is bad."""
-    return DataError(f"{source}: {bad}. That is more than the {fraction:.1%} allowed (--max-bad-rows)")
+def refuse_too_many(source: str | Path, bad: BadRows, fraction: float) -> None:
+    """Refuses a file of which more than a share of the rows is bad.
+
+    Raises:
+        DataError: With every reason, the first lines and their values; or the share is not within 0 and 1.
+    """
+    if not 0 <= fraction <= 1:
+        raise DataError(f"max_bad_rows: got {fraction}; expected a share from 0 to 1")
+    if bad.count > fraction * bad.rows:
+        raise DataError(f"{source}: {bad}. That is more than the {fraction:.1%} allowed (--max-bad-rows)")
 
 
 def read_table(path: str | Path, columns: list[str], encoding: str | None = None) -> Table:

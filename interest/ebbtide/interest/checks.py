@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ebbtide.interest import contract
 from ebbtide.interest.contract import Tensor
 from ebbtide.interest.errors import RequestError
-from ebbtide.interest.time_units import PLAUSIBLE_S
+from ebbtide.interest.time_units import PLAUSIBLE_S, plausible_unit
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -102,6 +102,18 @@ def in_seconds(time: Ints) -> Bools:
     """Which times are surely in seconds, ``[times]``."""
     found: Bools = (time >= PLAUSIBLE_S[0]) & (time < PLAUSIBLE_S[1])
     return found
+
+
+LATEST_NOW_MS = PLAUSIBLE_S[1] * 1000
+"""2200-01-01: what is later is in another unit, and all would have decayed by then."""
+
+
+def before_2200(now_ms: int) -> str:
+    """What was expected of a `now` from `LATEST_NOW_MS` on."""
+    unit = plausible_unit(now_ms)
+    return "Unix milliseconds before 2200" + (
+        "" if unit is None else f"; this is a time between 1995 and 2200 in {unit.value}"
+    )
 
 
 class RequestsRefused(Exception):  # noqa: N818 - it carries the errors of single requests

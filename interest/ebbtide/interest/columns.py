@@ -10,7 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ebbtide.interest import contract
-from ebbtide.interest.checks import NOT_SECONDS, RANGES, STANDALONE, RequestTensors, in_seconds
+from ebbtide.interest.checks import (
+    LATEST_NOW_MS,
+    NOT_SECONDS,
+    RANGES,
+    STANDALONE,
+    RequestTensors,
+    before_2200,
+    in_seconds,
+)
 from ebbtide.interest.contract import Limits
 from ebbtide.interest.errors import RequestError
 from ebbtide.interest.event_types import UNTYPED, EventTypes
@@ -257,7 +265,7 @@ class _Columns(Join):
     def _ages(self, now_ms: Ints, user: Ints, events: Ints, time_ms: Ints) -> Ints:
         """Milliseconds from each event to its user's `now`, ``[events]``.
 
-        Refuses times before 1970 or after `now`, and those that are in seconds.
+        Refuses times before 1970 or after `now`, those that are in seconds, and a `now` from 2200 on.
         """
         age_ms = now_ms.repeat(events) - time_ms if time_ms.size else time_ms
         end = PLAUSIBLE_S[1]
@@ -279,4 +287,9 @@ class _Columns(Join):
                 lambda one: f"Unix milliseconds from 0 to `now`, which is {now_ms[one]}",
             )
             self._check_entries(contract.EVENT_TIME, user, in_seconds(time_ms), time_ms, lambda _one: NOT_SECONDS)
+        if now_ms.max() >= LATEST_NOW_MS:
+            self._check_users(
+                now_ms >= LATEST_NOW_MS,
+                lambda one: RequestError(contract.NOW.name, str(now_ms[one]), before_2200(int(now_ms[one]))),
+            )
         return age_ms

@@ -20,7 +20,7 @@ from ebbtide.batch.workers import Workers
 from ebbtide.data.bad_rows import BadRows
 from ebbtide.data.catalog import read_catalog_pieces
 from ebbtide.data.errors import DataError
-from ebbtide.data.tables import too_many
+from ebbtide.data.tables import refuse_too_many
 from ebbtide.data.value_notes import note_script
 from ebbtide.train.encoder import (
     PACKAGED,
@@ -224,8 +224,7 @@ def _spill(catalog: CatalogFile, encoder: str, folder: Path, progress: Progress)
             write(waiting[:PART_ITEMS])
             waiting = waiting[PART_ITEMS:]
         progress.reading(bad.rows)
-    if bad.count > catalog.max_bad_rows * bad.rows:
-        raise too_many(catalog.path, bad, catalog.max_bad_rows)
+    refuse_too_many(catalog.path, bad, catalog.max_bad_rows)
     if not read.items:
         raise DataError(f"{catalog.path}: no usable item ({bad})")
     if waiting.height:

@@ -10,6 +10,7 @@ from ebbtide.check import (
     rules_cache,
     rules_config,
     rules_ensemble,
+    rules_export,
     rules_files,
     rules_onnx,
     rules_python,
@@ -37,6 +38,7 @@ _OF_ONE_CONFIG = (
     rules_onnx.check,
     rules_accelerators.check,
     rules_python.check,
+    rules_export.check,
     rules_ensemble.check,
 )
 
@@ -64,6 +66,7 @@ def check_repository(path: Path, *, config_name: str | None = None, ignore: Coll
 
 def _all(repository: Repository) -> Iterator[Finding]:
     yield from rules_files.check_repository(repository)
+    yield from rules_export.check_repository(repository)
     active = [View(model, model.config) for model in repository.models.values()]
     for view in active:
         yield from rules_files.check_stray(view)

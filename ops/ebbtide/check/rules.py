@@ -60,6 +60,7 @@ _ERRORS = _rules(
         "version-misread": "a folder that Triton reads as another version (`2.old` as 2), or that stops the server",
         "model-file-missing": "a version without the model file that its backend opens",
         "file-changed": "a file of an export that is missing, or is not the one that was exported",
+        "export-code-missing": "a Python model of an export without all of its copied packages (`ebbtide/`)",
         "stray-folder": "a folder that is not a model, but that Triton tries to load as one",
         # Scheduling.
         "preferred-batch-size": "a preferred batch size below 1 or above `max_batch_size`",
@@ -132,6 +133,7 @@ _WARNINGS = _rules(
     {
         "repository-empty": "a repository without models",
         "deployment-unfinished": "a deployment that is under way, was cut off, or left a version in shadow",
+        "export-manifest": "an export's manifest that is damaged, or that names a model without a folder",
         "stray-file": "a config or model file outside the models' folders",
         "config-not-read": "a config file with a wrong name or in a version folder: Triton does not read it",
         "config-newer-field": "a field that newer servers have, and that Triton 24.10 refuses",

@@ -26,10 +26,17 @@ def _check_alpha(value: str) -> str:
     return value
 
 
+def _check_half_life(value: float) -> float:
+    # Bounds of pydantic accept NaN.
+    if not value > 0:
+        raise ValueError("expected a number above 0; 'inf' is no decay")
+    return value
+
+
 class ModelConfig(BaseModel):
     """The shape of the interest model."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants")
 
     dimensions: int = Field(96, ge=1, le=4096)
     """d, the number of interest dimensions."""
@@ -50,14 +57,16 @@ class ModelConfig(BaseModel):
     """Shortest initial half-life by rank, in events; the initial half-lives are log-spaced."""
     longest_rank_half_life: float = Field(200.0, gt=0)
     """Longest initial half-life by rank, in events."""
-    prior_half_life_days: tuple[float, ...] = DENSE_HALF_LIFE_DAYS
+    prior_half_life_days: tuple[Annotated[float, Field(allow_inf_nan=True), AfterValidator(_check_half_life)], ...] = (
+        DENSE_HALF_LIFE_DAYS
+    )
     """Half-lives of the counts behind the popularity prior, ascending, of which training keeps those that predict; an
-    empty tuple trains without a prior."""
+    empty tuple trains without a prior. Infinite: a count without decay."""
     exclude_seen: bool = True
     """Whether rankings exclude seen items; a request can override it."""
     repeat_score: bool = False
     """Whether seen items are scored by a learned function of their decayed counts."""
-    repeat_half_life_days: tuple[float, ...] = (2.0, 14.0, 60.0, 365.0)
+    repeat_half_life_days: tuple[Annotated[float, Field(gt=0)], ...] = (2.0, 14.0, 60.0, 365.0)
     """Initial half-lives of the repeat score's counts; training changes them."""
     repeat_count_weights: tuple[float, ...] = (0.5, 0.5, 2.0, 2.0)
     """Initial weights of the logarithms of these counts; long-term counts predict better than recent ones."""
@@ -116,7 +125,7 @@ class ModelConfig(BaseModel):
 class TrainConfig(BaseModel):
     """Settings of the training loop and of the losses."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     seed: int = Field(0, ge=0)
     epochs: int = Field(8, ge=1)
@@ -161,7 +170,7 @@ class TrainConfig(BaseModel):
     repeat_offsets: tuple[float, ...] = Field((0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0), min_length=1)
     """Candidates for the repeat offset, which validation chooses: a value added to the scores of seen items, in log
     odds. A model ranks the training targets among the new items too high, so some offset helps."""
-    interest_shares: tuple[float, ...] = Field((0.0, 0.1, 0.2, 0.4), min_length=1)
+    interest_shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field((0.0, 0.1, 0.2, 0.4), min_length=1)
     """Candidates for how much of the score by factors a seen item has beside its repeat score, which validation chooses
     (repeat score only)."""
     interest_scales: tuple[float, ...] = Field((0.0, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.2), min_length=1)
@@ -231,6 +240,6 @@ def parse_half_lives(text: str) -> tuple[float, ...]:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
         values = (-1.0,)
-    if min(values) <= 0:
+    if not all(value > 0 for value in values):
         raise DataError(f"prior half-lives: got {text!r}; expected positive days, as in '2,7,30,inf', or 'none'")
     return tuple(sorted(values))

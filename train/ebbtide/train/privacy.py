@@ -19,7 +19,7 @@ from ebbtide.data.errors import DataError
 class PrivacyConfig(BaseModel):
     """What a private training is asked for."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epsilon: float = Field(gt=0)
     delta: float = Field(gt=0, lt=1)
