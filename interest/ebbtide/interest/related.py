@@ -65,5 +65,6 @@ def related_scores(batch: EventBatch, items: Ints, related: RelatedItems) -> Pai
     key = key.take(order)
     first = np.flatnonzero(np.concatenate([_FIRST, key[1:] != key[:-1]]))
     total = np.add.reduceat(related.score.take(item, axis=0).reshape(-1).take(order), first)
-    user, item = np.divmod(key.take(first), known)
-    return Pairs(user, item, total)
+    added = total > 0
+    user, item = np.divmod(key.take(first)[added], known)
+    return Pairs(user, item, total[added])
