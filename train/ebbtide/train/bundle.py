@@ -35,7 +35,6 @@ from ebbtide.train.errors import BundleError
 from ebbtide.train.files import default_mode, partial_folder, put_in_place
 from ebbtide.train.model import InterestModel
 from ebbtide.train.privacy import Guarantee
-from ebbtide.train.related import Related
 
 FORMAT = 4
 WEIGHTS_FILE = "weights.safetensors"
@@ -212,9 +211,6 @@ class InterestBundle:
         model = InterestModel(config.model, torch.from_numpy(tensors.pop(_TEXT_VECTORS)), features)
         prior_columns, prior_counts = tensors.pop(_PRIOR_COLUMNS), tensors.pop(_PRIOR_COUNTS, None)
         state = {name.removeprefix(_MODEL): torch.from_numpy(value) for name, value in tensors.items()}
-        model.relate(
-            Related(state.get("related_item", model.related_item), state.get("related_score", model.related_score))
-        )
         try:
             model.load_state_dict(state)
         except RuntimeError as error:

@@ -7,6 +7,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import Any
 
 import numpy as np
 import torch
@@ -206,6 +207,13 @@ class InterestModel(nn.Module):
         """
         self.register_buffer("related_item", related.item)
         self.register_buffer("related_score", related.score)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *rest: Any) -> None:  # noqa: ANN401
+        """As every module does it, with related items of the width that the state has."""
+        related = [state_dict.get(f"{prefix}related_{name}") for name in ("item", "score")]
+        if related[0] is not None and related[1] is not None:
+            self.relate(Related(torch.empty_like(related[0]), torch.empty_like(related[1])))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @property
     def related(self) -> Related | None:
