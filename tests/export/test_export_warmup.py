@@ -29,6 +29,7 @@ from ebbtide.interest.served_models import Kind
 from ebbtide.serve import ServerConfig, TritonServer
 from ebbtide.train.bundle import InterestBundle
 from ebbtide.train.model import InterestModel
+from ebbtide.train.related import Related
 
 from .conftest import Export
 
@@ -46,9 +47,12 @@ def part_of(bundle: InterestBundle, first: int, last: int) -> InterestBundle:
     whole, catalog = bundle.model, bundle.catalog
     texts = whole.text_vectors[first:last]
     model = InterestModel(whole.config, texts).eval()
-    parts = {"event_residual", "item_residual", "item_bias", "text_vectors"}
+    parts = {"event_residual", "item_residual", "item_bias", "text_vectors", "related_item", "related_score"}
     state = {name: value for name, value in whole.state_dict().items() if name.split(".")[0] not in parts}
     model.load_state_dict(state, strict=False)
+    related = Related.of(texts)
+    assert related is not None
+    model.relate(related)
     items = slice(first, last)
     part = Catalog(catalog.item_id[items], catalog.text[items], catalog.title[items])
     config = bundle.config.model_copy(update={"fingerprint": f"{first:08d}{last:08d}"})
