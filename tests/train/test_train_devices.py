@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ports import free_port
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
@@ -119,6 +120,31 @@ def test_command_trains_in_two_processes_and_one_speaks(small_files, tmp_path):
     assert done.stdout.count("start at the texts: epoch 1 ") == 1
     assert done.stdout.count("✓ bundle") == 1
     assert InterestBundle.load(tmp_path / "bundle").model.text_vectors.shape == (300, 384)
+
+
+@pytest.mark.slow
+def test_command_trains_on_two_machines_and_the_first_writes_what_one_writes(small_files, tmp_path):
+    port = free_port()
+    data = ["--events", small_files / "ratings.parquet", "--user-col", "userId", "--item-col", "movieId"]
+    data += ["--time-col", "timestamp", "--catalog", small_files / "movies.parquet", "--text-template", "{title}"]
+    training = ["--epochs", "1", "--no-refit", "--dimensions", "8", "--devices", "1"]
+    programs = Path(sys.executable).parent
+    machines = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(port)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    running = []
+    for machine in range(2):
+        ranked = [programs / "torchrun", *machines, "--node-rank", str(machine), "--no-python"]
+        command = [*ranked, programs / "ebbtide", "train", *data, *training, "--out", tmp_path / f"of-{machine}"]
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        running.append(subprocess.Popen(command, env=environment, **output))
+    told = [process.communicate(timeout=300)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0], told
+    assert [output.count("✓ bundle") for output in told] == [1, 0]
+    assert not (tmp_path / "of-1").exists()
+    alone = [programs / "ebbtide", "train", *data, *training, "--devices", "2", "--out", tmp_path / "alone"]
+    subprocess.run(alone, env=environment, check=True, timeout=300)
+    two = InterestBundle.load(tmp_path / "of-0").model.state_dict()
+    torch.testing.assert_close(two, InterestBundle.load(tmp_path / "alone").model.state_dict(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -31,6 +31,15 @@ class Pairs:
     """``[pairs]``, or one value for all: minus infinity excludes an item, as often as it comes; no item of a user has
     two others."""
 
+    def where(self, kept: npt.NDArray[np.bool_]) -> Pairs:
+        """Some of the pairs.
+
+        Args:
+            kept: ``[pairs]``.
+        """
+        value = self.value[kept] if isinstance(self.value, np.ndarray) else self.value
+        return Pairs(self.user[kept], self.item[kept], value)
+
     def of_user(self, user: int, item: Ints) -> Floats:
         """The values of a user's items, ``[items asked]``; 0 for those without one.
 

@@ -28,7 +28,7 @@ from ebbtide.interest.new_items import GrownIndex, GrownTable, NewItems
 from ebbtide.interest.parameters import InterestParameters
 from ebbtide.interest.popularity import PriorOfOthers
 from ebbtide.interest.recorder import Recorder
-from ebbtide.interest.related import related_scores
+from ebbtide.interest.related import related_scores, scores_of_pairs
 from ebbtide.interest.repeat import RepeatParameters, not_zero, repeat_score
 from ebbtide.interest.rules import Rule, RuleBook, Ruled, RuleTables
 from ebbtide.interest.seen_weights import seen_weights
@@ -103,6 +103,7 @@ class InterestPipeline:
         # A plain view of a memory map: each operation on a `memmap` costs microseconds for its class alone.
         self._vectors = np.asarray(vectors)
         self._factors = None if factors is None else np.asarray(factors)
+        self._most_related = 0 if factors is None or parameters.related is None else parameters.related.most
         self.attributes = AttributeIndex.none() if attributes is None else attributes
         self.items = KnownItems(index, self._vectors, parameters.repeat)
         """What to look items up in; a batch of requests takes it once, as another thread may replace it."""
@@ -269,13 +270,14 @@ class InterestPipeline:
     def _adjustments(self, weighed: Weighed, interest: Floats) -> tuple[Ints, Floats]:
         """All score adjustments of a batch, ``[users, adjustments]`` each; those of related items stand last."""
         pairs, related = self._pairs(weighed), self.related_scores(weighed)
-        width = self.parameters.config.limits.adjustments
-        if related is not None and self.parameters.related is not None and self._factors is not None:
-            width += self.parameters.related.most
-            pairs.append(self._related_pairs(weighed, interest, pairs, related))
+        width = self.parameters.config.limits.adjustments + self._most_related
+        if related is not None and self._factors is not None:
+            pairs.append(self._related_pairs(weighed, interest, pairs, related, self._factors))
         return pack_pairs(pairs, weighed.columns.users, width)
 
-    def _related_pairs(self, weighed: Weighed, interest: Floats, before: Sequence[Pairs], related: Pairs) -> Pairs:
+    def _related_pairs(
+        self, weighed: Weighed, interest: Floats, before: Sequence[Pairs], related: Pairs, factors: Floats
+    ) -> Pairs:
         """The scores of related items; those with a repeat score keep it, and excluded ones stay excluded.
 
         Args:
@@ -283,27 +285,18 @@ class InterestPipeline:
             interest: ``[users, d + p]``.
             before: The other score adjustments.
             related: What is added to the scores from the factors.
+            factors: ``[items, d + p]``.
         """
-        assert self._factors is not None  # noqa: S101 - the caller looked
-        user, item, added = related.user, related.item, np.asarray(related.value)
-        if not user.size:
-            return related
         if weighed.items.repeat is not None:
             end = weighed.items.index.end
             adjusted = [(kind.user * end + kind.item)[kind.item != UNKNOWN] for kind in before]
-            free = np.isin(user * end + item, np.concatenate(adjusted), invert=True)
-            user, item, added = user[free], item[free], added[free]
-        score = np.empty(user.size, dtype=np.float32)
-        stops = user.searchsorted(np.arange(1, interest.shape[0] + 1)).tolist()
-        # One user at a time: their factors stay in the processor's cache on the way from gather to product.
-        for weights, start, stop in zip(interest, [0, *stops], stops, strict=False):
-            np.einsum("nk,k->n", self._factors.take(item[start:stop], axis=0), weights, out=score[start:stop])
-        score += added
+            related = related.where(np.isin(related.user * end + related.item, np.concatenate(adjusted), invert=True))
+        score = related.value + scores_of_pairs(related, factors, interest)
         prior, left_out = self.live_prior(weighed)
         if prior is not None:
-            gain = prior.gains(item)
-            score += gain if left_out is None else np.where(left_out[user], np.float32(0), gain)
-        return Pairs(user, item, not_zero(score))
+            gain = prior.gains(related.item)
+            score += gain if left_out is None else np.where(left_out[related.user], np.float32(0), gain)
+        return Pairs(related.user, related.item, not_zero(score))
 
     def _pairs(self, weighed: Weighed) -> list[Pairs]:
         """Every kind of score adjustment, the most important first; a new kind is added here."""

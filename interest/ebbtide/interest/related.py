@@ -68,3 +68,19 @@ def related_scores(batch: EventBatch, items: Ints, related: RelatedItems) -> Pai
     added = total > 0
     user, item = np.divmod(key.take(first)[added], known)
     return Pairs(user, item, total[added])
+
+
+def scores_of_pairs(pairs: Pairs, factors: Floats, interest: Floats) -> Floats:
+    """What the factors give to items of users, ``[pairs]``.
+
+    Args:
+        pairs: Ascending by user; their values do not count.
+        factors: ``[items, d + p]``, in catalog order; may be memory-mapped.
+        interest: ``[users, d + p]``.
+    """
+    score = np.empty(pairs.user.size, dtype=np.float32)
+    stops = pairs.user.searchsorted(np.arange(1, interest.shape[0] + 1)).tolist()
+    # One user at a time: their factors stay in the processor's cache on the way from gather to product.
+    for weights, start, stop in zip(interest, [0, *stops], stops, strict=False):
+        np.einsum("nk,k->n", factors.take(pairs.item[start:stop], axis=0), weights, out=score[start:stop])
+    return score
