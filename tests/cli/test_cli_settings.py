@@ -1,6 +1,8 @@
 """Options from a config file and the environment, and the options before a command."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -151,3 +153,10 @@ def test_a_share_of_bad_rows_above_1_is_refused(ebbtide):
     done = ebbtide("batch-recommend", "bundle", "--events", "log.csv", "--out", "out", "--max-bad-rows", "5")
     assert done.returncode == 2
     assert b"Invalid value for '--max-bad-rows'" in done.stderr
+
+
+def test_command_line_starts_without_the_libraries_of_single_commands():
+    heavy = {"numpy", "polars", "pydantic", "torch", "tritonclient"}
+    code = f"import sys, ebbtide.cli.app; print(*({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

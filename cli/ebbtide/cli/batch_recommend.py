@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from ebbtide.cli.console import console, escape, percentage_progress
@@ -168,7 +168,8 @@ def _print(summary: Summary, out: Path) -> None:
     seconds = f"[dim]({summary.reading_s + summary.ranking_s:.1f} s)[/dim]"
     if summary.kept_parts:
         console.print(f"  {summary.kept_parts:,} of {summary.parts:,} parts were there before", soft_wrap=True)
-    time = str(np.datetime64(summary.now_ms, "ms"))
+    now = datetime.fromtimestamp(0, timezone.utc) + timedelta(milliseconds=summary.now_ms)
+    time = now.replace(tzinfo=None).isoformat(timespec="milliseconds")
     if counts.users or not summary.kept_parts:
         console.print(
             f"[green]✓[/green] lists of {counts.users:,} users as of {time} UTC in {escape(str(out))}: "

@@ -8,7 +8,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 from rich.table import Table
 
@@ -128,7 +127,7 @@ def _print_blocks(found: Inspection) -> None:
 
 def _print_items(bundle: InterestBundle, found: Inspection, count: int) -> None:
     share = found.residual_share
-    by_share = np.argsort(-share, kind="stable")
+    by_share = (-share).argsort(kind="stable")
     lists: list[tuple[str, Sequence[int]]] = [
         ("most popular", found.popular[:count].tolist()),
         ("rest most on their events", by_share[:count].tolist()),
@@ -149,7 +148,7 @@ def _print_items(bundle: InterestBundle, found: Inspection, count: int) -> None:
 
 def _as_json(bundle: InterestBundle, found: Inspection, count: int) -> dict[str, object]:
     """Everything as JSON; a half-life without decay is null."""
-    by_share = np.argsort(-found.residual_share, kind="stable")
+    by_share = (-found.residual_share).argsort(kind="stable")
 
     def listed(chosen: Sequence[int]) -> list[dict[str, object]]:
         return [

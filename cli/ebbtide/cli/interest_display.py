@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from ebbtide.cli.console import console, escape
-from ebbtide.client import UserInterest
-from ebbtide.client.results import cold_start_text, state_text
 from ebbtide.interest.time_units import ENDLESS, duration
+
+if TYPE_CHECKING:
+    from ebbtide.client import UserInterest
 
 _SHOWN_EVENTS = 8
 _LONG_AGO_DAYS = 365
@@ -18,6 +20,8 @@ _LONG_AGO_DAYS = 365
 
 def print_interest(user: str, interest: UserInterest, titles: Mapping[str, str]) -> None:
     """Prints the state of a user; ids are shown where there is no title."""
+    from ebbtide.client.results import cold_start_text, state_text
+
     message = interest.response
     if not interest.is_known:
         console.print(
