@@ -76,7 +76,7 @@ demo: $(ARTIFACTS)/repository/recommend/config.pbtxt ## The same, and exit
 	@$(SERVE) --once
 
 test: $(READY) ## All checks and tests
-	@$(MAKE) --no-print-directory check
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync check
 	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 --no-loadscope-reorder
 
 test-slow: $(READY) $(KSERVE_VENV)/.ready $(SCHEMATHESIS_VENV)/.ready $(BROWSER_VENV)/.ready $(ARTIFACTS)/repository/recommend/config.pbtxt ## The tests that `make test` leaves out: Node.js, KServe's client, Chromium, minutes

@@ -365,7 +365,9 @@ TINY = {
         ("Roberta", {"type_vocab_size": 1}, {"Attention": 2, "BiasGelu": 2}),
         # Relative positions, and rotary ones: plain, and still compressed.
         pytest.param("MPNet", {}, {}, marks=pytest.mark.slow),
-        ("ModernBert", {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}, {}),
+        pytest.param(
+            "ModernBert", {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}, {}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_other_architectures_answer_as_torch_when_compressed(

@@ -96,7 +96,7 @@ def told(result):
     [
         (MODEL, 0.3, Start.texts),
         # Of two starts, the one that is raced first goes on, then the other one.
-        (ModelConfig(dimensions=8), 0.3, Start.texts),
+        pytest.param(ModelConfig(dimensions=8), 0.3, Start.texts, marks=pytest.mark.slow),
         (ModelConfig(dimensions=2), 0.3, Start.items),
     ],
 )

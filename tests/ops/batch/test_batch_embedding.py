@@ -80,6 +80,7 @@ def test_folder_is_a_feature_block(catalog, embedded):
     assert (vectors.items, vectors.width, bad.count) == (ITEMS, 64, 0)
 
 
+@pytest.mark.slow
 def test_processes_write_what_one_writes(catalog, embedded, tiny_encoder, tmp_path):
     seen = []
 

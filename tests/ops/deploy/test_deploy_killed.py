@@ -125,7 +125,7 @@ KILLED_IN = {
     "moment",
     [
         "switch of the files",
-        "check",
+        pytest.param("check", marks=pytest.mark.slow),
         pytest.param("load", marks=pytest.mark.slow),
         pytest.param("switch of the server", marks=pytest.mark.slow),
         pytest.param("end", marks=pytest.mark.slow),

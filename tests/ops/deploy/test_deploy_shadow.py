@@ -189,6 +189,7 @@ def test_answers_are_the_same_bytes_and_overlap_tells_versions_apart_when_reques
     assert versions.loaded_versions(folder) == (1, OTHER_TRAINING)
 
 
+@pytest.mark.slow
 def test_share_of_the_requests_is_mirrored_also_those_of_streams(
     server: TritonServer, tiny_bundle: InterestBundle, in_shadow: Callable[[int], None]
 ) -> None:
@@ -380,6 +381,7 @@ def test_no_request_fails_when_a_version_is_mirrored_deployed_and_rolled_back_un
     assert not (folder / contract.JOURNAL_FILE).exists()
 
 
+@pytest.mark.slow
 def test_version_for_a_roll_back_is_kept_when_a_shadow_ends(folder: Path, server: TritonServer) -> None:
     servers = [server.grpc_url]
     deploy(folder, servers, 2)
@@ -408,6 +410,7 @@ def said_before_the_start(folder: Path) -> str:
     return said
 
 
+@pytest.mark.slow
 def test_server_that_starts_again_forgets_the_shadow_and_the_deployment_goes_on(
     folder: Path, server: TritonServer, tmp_path: Path
 ) -> None:
