@@ -108,6 +108,32 @@ def test_example_says_and_lists_what_is_out_of_stock_when_it_calls_a_gateway(exa
     assert "stock of typescript" not in back["outOfStock"]
 
 
+def test_example_sets_lists_and_removes_rules_when_it_calls_a_gateway(example, triton_of_items):
+    async def run():
+        async with Gateway(GatewayConfig(triton=triton_of_items.grpc_url, client=PATIENT)) as gateway:
+            found = []
+            for arguments in (
+                ("boost", "comedies of typescript", "0.5", "genres=Comedy"),
+                ("pin", "film of typescript", "2", "1"),
+                ("remove", "comedies of typescript", "film of typescript"),
+                ("pin", "too far", "100000", "1"),
+            ):
+                command = ("node", str(example / "dist" / "rules.js"), gateway.url, *arguments)
+                called = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-1)
+                found.append((*await called.communicate(), called.returncode))
+            return found
+
+    *changes, (_, said, refused) = asyncio.run(run())
+    boosted, pinned, removed = (
+        {rule["name"]: (rule["kind"], rule["value"]) for rule in json.loads(answer)["rules"]} for answer, _, _ in changes
+    )
+    assert boosted["comedies of typescript"] == ("boost", 0.5)
+    assert pinned.items() >= boosted.items() | {"film of typescript": ("pin", 2)}.items()
+    assert removed.keys() == pinned.keys() - {"comedies of typescript", "film of typescript"}
+    assert refused == 1
+    assert said.decode().startswith("INVALID_ARGUMENT: rules[0].pin")
+
+
 def test_generated_stubs_are_those_of_the_schema_when_written_anew(example):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(
