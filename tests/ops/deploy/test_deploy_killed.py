@@ -192,6 +192,30 @@ def test_next_command_works_when_a_deployment_was_killed_at_a_random_moment(
         put_back(folder, server)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["load together", "load recommend_candidate", "load explain_candidate"])
+def test_next_command_works_when_a_shadow_was_killed(
+    folder: Path, server: TritonServer, tiny_bundle: InterestBundle, kill: Callable[..., list[str]], kind: str
+) -> None:
+    with SteadyLoad(server.grpc_url, folder, requests_of(tiny_bundle)) as load:
+        assert kind in kill(kind, 1, "--shadow")
+        again = deploy(folder, [server.grpc_url], key=key_of(folder), shadow=True)
+        assert (again.version, again.shadow) == (1, 2)
+        roll_back(folder, [server.grpc_url], key=key_of(folder))
+        assert_served(folder, server, 1)
+
+        kill(kind, 1, "--shadow")
+        roll_back(folder, [server.grpc_url], key=key_of(folder))
+        assert_served(folder, server, 1)
+
+        kill(kind, 1, "--shadow")
+        done = deploy(folder, [server.grpc_url], key=key_of(folder))
+        assert (done.version, done.previous) == (2, 1)
+        assert_served(folder, server, 2)
+        put_back(folder, server)
+    assert load.failed == []
+
+
 def test_deployment_is_refused_when_the_key_is_missing_or_another(
     folder: Path, server: TritonServer, tmp_path: Path
 ) -> None:
