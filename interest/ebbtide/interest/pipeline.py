@@ -271,7 +271,7 @@ class InterestPipeline:
         """All score adjustments of a batch, ``[users, adjustments]`` each; those of related items stand last."""
         pairs, related = self._pairs(weighed), self.related_scores(weighed)
         width = self.parameters.config.limits.adjustments + self._most_related
-        if related is not None and self._factors is not None:
+        if related is not None and related.user.size and self._factors is not None:
             pairs.append(self._related_pairs(weighed, interest, pairs, related, self._factors))
         return pack_pairs(pairs, weighed.columns.users, width)
 
