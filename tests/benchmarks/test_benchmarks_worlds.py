@@ -24,7 +24,7 @@ from benchmarks.quality.worlds import (
 from benchmarks.quality.zoo.inferred import inferred_lists
 from ebbtide.data.dataset import read_dataset
 
-SCALE = 0.3
+SCALE = 0.2
 
 
 @pytest.fixture(scope="module", params=WORLDS)
