@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ebbtide.cli.console import console, escape, percentage_progress
+from ebbtide.cli.console import console, escape
 from ebbtide.cli.errors import CommandError
 from ebbtide.cli.log_options import (
     EncodingOfTexts,
@@ -26,6 +25,7 @@ from ebbtide.cli.log_options import (
     WeightCol,
     log_files,
 )
+from ebbtide.cli.reading_display import ReadingDisplay
 from ebbtide.cli.states import timestamp
 from ebbtide.cli.stores import Store, store_address
 
@@ -117,29 +117,12 @@ def command(
     _print(summary)
 
 
-class _Display:
+class _Display(ReadingDisplay):
     """The progress bar."""
-
-    def __init__(self) -> None:
-        self._progress = percentage_progress()
-        self._task = self._progress.add_task("Reading the log", total=None)
-
-    def reading(self, rows: int) -> None:
-        """See `ebbtide.backfill.Progress`."""
-        self._progress.update(self._task, description=f"Reading the log ({rows:,} rows)")
 
     def writing(self, files: int, of: int) -> None:
         """See `ebbtide.backfill.Progress`."""
-        self._progress.update(self._task, description="Writing the states", completed=files, total=of)
-
-    def __enter__(self) -> _Display:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
+        self.working("Writing the states", files, of)
 
 
 def _print(summary: Summary) -> None:

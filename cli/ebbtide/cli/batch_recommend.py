@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ebbtide.cli.console import console, escape, percentage_progress
+from ebbtide.cli.console import console, escape
 from ebbtide.cli.errors import CommandError
 from ebbtide.cli.log_options import (
     EncodingOfTexts,
@@ -28,6 +27,7 @@ from ebbtide.cli.log_options import (
     milliseconds,
 )
 from ebbtide.cli.outputs import require_folder, require_outside
+from ebbtide.cli.reading_display import ReadingDisplay
 from ebbtide.cli.states import timestamp
 from ebbtide.cli.worker_options import RayAddress, require_ray
 
@@ -125,29 +125,12 @@ def command(
     _print(summary, out)
 
 
-class _Display:
+class _Display(ReadingDisplay):
     """The progress bar."""
-
-    def __init__(self) -> None:
-        self._progress = percentage_progress()
-        self._task = self._progress.add_task("Reading the log", total=None)
-
-    def reading(self, rows: int) -> None:
-        """See `ebbtide.batch.Progress`."""
-        self._progress.update(self._task, description=f"Reading the log ({rows:,} rows)")
 
     def ranking(self, parts: int, of: int) -> None:
         """See `ebbtide.batch.Progress`."""
-        self._progress.update(self._task, description="Ranking", completed=parts, total=of)
-
-    def __enter__(self) -> _Display:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
+        self.working("Ranking", parts, of)
 
 
 def _print(summary: Summary, out: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +12,7 @@ from ebbtide.cli.console import console, counting_progress, escape, working
 from ebbtide.cli.log_options import EncodingOfTexts
 from ebbtide.cli.modules import require_modules
 from ebbtide.cli.outputs import require_folder, require_outside
+from ebbtide.cli.reading_display import ReadingDisplay
 from ebbtide.cli.worker_options import RayAddress, require_ray
 
 if TYPE_CHECKING:
@@ -79,29 +79,19 @@ def command(
     _print(summary, out)
 
 
-class _Display:
-    """The progress bar."""
+class _Display(ReadingDisplay):
+    """The progress bar, which counts rows, then items."""
 
     def __init__(self) -> None:
-        self._progress = counting_progress()
-        self._task = self._progress.add_task("Reading the catalog", total=None)
+        super().__init__(counting_progress(), "Reading the catalog")
 
     def reading(self, rows: int) -> None:
         """See `ebbtide.batch.embedding.Progress`."""
-        self._progress.update(self._task, completed=rows)
+        self.progress.update(self.task, completed=rows)
 
     def embedding(self, items: int, of: int) -> None:
         """See `ebbtide.batch.embedding.Progress`."""
-        self._progress.update(self._task, description="Embedding", completed=items, total=of)
-
-    def __enter__(self) -> _Display:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
+        self.working("Embedding", items, of)
 
 
 def _print(summary: Summary, out: Path) -> None:
