@@ -15,6 +15,8 @@ DATA := examples/movielens-small
 USER_ID ?= 648
 # Of `make test-random`: the one it printed finds the same failures again.
 SEED ?= $(shell date +%s)
+# Of `make test`: one more than there are cores, as many tests wait for a server.
+TEST_WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min((os.cpu_count() or 1) + 1, 4))')
 # Of `make serve`; `make demo` uses free ones.
 GRPC_PORT ?= 8001
 HTTP_PORT ?= 8000
@@ -77,7 +79,7 @@ demo: $(ARTIFACTS)/repository/recommend/config.pbtxt ## The same, and exit
 
 test: $(READY) ## All checks and tests
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync check
-	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 --no-loadscope-reorder
+	@$(BIN)/pytest --numprocesses $(TEST_WORKERS) --no-loadscope-reorder
 
 test-slow: $(READY) $(KSERVE_VENV)/.ready $(SCHEMATHESIS_VENV)/.ready $(BROWSER_VENV)/.ready $(ARTIFACTS)/repository/recommend/config.pbtxt ## The tests that `make test` leaves out: Node.js, KServe's client, Chromium, minutes
 	@$(BIN)/pytest -m slow
