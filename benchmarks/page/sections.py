@@ -179,10 +179,10 @@ SECTIONS = (
         "Users' states",
         "state.json",
         "make bench-state",
-        "Recommendations by user id compared with requests that carry the events, observing, and backfill of a "
-        "generated log, with the embedded store and with Redis: [online interest](online-interest.md), "
-        "[state store](state-store.md). What is compared takes turns on one server. Observing sends 64 users with one "
-        "new event each in a request, and counts the processor time of the server and of Redis.",
+        "Compares recommendations by user id with requests that carry the events, and measures `observe` and the "
+        "backfill of a generated log, with the embedded store and with Redis: [online interest](online-interest.md), "
+        "[state store](state-store.md). The compared requests take turns on one server. Each request to `observe` has "
+        "one new event for each of 64 users; the processor time of the server and of Redis is counted.",
         state_report.tables,
         goals=state_report.GOALS,
     ),
@@ -203,17 +203,18 @@ SECTIONS = (
         "Slates",
         "slate.json",
         "make bench-slate",
-        "Composed lists of 20 from 200 candidates beside a third step that takes the same tensors and does nothing, on "
-        "one server: [slates](slates.md).",
+        "Compares lists of 20 composed from 200 candidates with an ensemble whose third step takes the same tensors "
+        "and composes nothing, on one server: [slates](slates.md).",
         goals=tuple(Goal(f"cases.{case}.p50_ratio", 1.3, at_most=True) for case in ("mmr", "dpp", "exposure")),
     ),
     Section(
         "Soak",
         "soak.json",
         "make bench-soak",
-        "One server at 70 % of the rate that it gets through from one client, for an hour: lists of known users and "
-        "observed events, another version every five minutes, an item added or removed every ten seconds. What the "
-        "server's processes hold is compared between the first and the last time that version 1 was in service.",
+        "For an hour, one client sends one server 70 % of the highest rate that the server reaches with it: lists of "
+        "known users, and observed events. Another version is deployed every five minutes, and an item is added or "
+        "removed every ten seconds. Memory, file descriptors and threads of the server's processes are compared "
+        "between the first and the last time that version 1 was in service.",
         goals=(
             Goal("minutes", 60.0),
             Goal("failed", 0.0, at_most=True),
@@ -232,8 +233,8 @@ SECTIONS = (
         "Lists for all users",
         "batch.json",
         "make bench-batch",
-        "`batch-recommend` beside asking a server one by one, per second of processor time; a run that is killed and "
-        "resumed; two workers beside one: [lists for all users](batch.md).",
+        "Compares `batch-recommend` with single requests to a server (lists per second of processor time), a run that "
+        "is killed and resumed with one that is not, and two workers with one: [lists for all users](batch.md).",
         goals=(
             Goal("rate_per_core_over_asking", 5.0),
             Goal("ray.two_over_one", 1.6),
