@@ -124,9 +124,8 @@ def test_example_sets_lists_and_removes_rules_when_it_calls_a_gateway(example, t
             return found
 
     *changes, (_, said, refused) = asyncio.run(run())
-    boosted, pinned, removed = (
-        {rule["name"]: (rule["kind"], rule["value"]) for rule in json.loads(answer)["rules"]} for answer, _, _ in changes
-    )
+    listed = [json.loads(answer)["rules"] for answer, _, _ in changes]
+    boosted, pinned, removed = ({rule["name"]: (rule["kind"], rule["value"]) for rule in rules} for rules in listed)
     assert boosted["comedies of typescript"] == ("boost", 0.5)
     assert pinned.items() >= boosted.items() | {"film of typescript": ("pin", 2)}.items()
     assert removed.keys() == pinned.keys() - {"comedies of typescript", "film of typescript"}

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ports import free_port
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
@@ -19,6 +18,7 @@ from ebbtide.train.config import ModelConfig, TrainConfig
 from ebbtide.train.devices import DeviceConfig, Devices
 from ebbtide.train.errors import CheckpointError, DeviceError
 from ebbtide.train.trainer import fit
+from ports import free_port
 
 MODEL = ModelConfig(dimensions=8)
 # 7 windows are no even number: shares differ, and at the end of an epoch one may be empty.

@@ -122,6 +122,10 @@ class ModelConfig(BaseModel):
         return tuple(sorted(index for index in found if index < len(half_lives)))
 
 
+_Factors = tuple[Annotated[float, Field(ge=0)], ...]
+"""Candidates for a factor of scores."""
+
+
 class TrainConfig(BaseModel):
     """Settings of the training loop and of the losses."""
 
@@ -173,13 +177,13 @@ class TrainConfig(BaseModel):
     interest_shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field((0.0, 0.1, 0.2, 0.4), min_length=1)
     """Candidates for how much of the score by factors a seen item has beside its repeat score, which validation chooses
     (repeat score only)."""
-    interest_scales: tuple[Annotated[float, Field(ge=0)], ...] = Field((0.0, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.2), min_length=1)
+    interest_scales: _Factors = Field((0.0, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.2), min_length=1)
     """Candidates for the factor of the interest's scores beside the popularity prior, which validation chooses: a model
     is too sure of what it has learned. With 0 the prior alone ranks."""
-    linear_ratios: tuple[Annotated[float, Field(ge=0)], ...] = Field((0.0, 0.5, 2.0, 6.0), min_length=1)
+    linear_ratios: _Factors = Field((0.0, 0.5, 2.0, 6.0), min_length=1)
     """Candidates for the factor of the linear model's scores over that of the interest's, which validation chooses
     (start at the texts only)."""
-    related_weights: tuple[Annotated[float, Field(ge=0)], ...] = Field((0.0, 1.0, 2.0, 4.0, 8.0), min_length=1)
+    related_weights: _Factors = Field((0.0, 1.0, 2.0, 4.0, 8.0), min_length=1)
     """Candidates for what an event adds to the score of an item with the same text, which validation chooses (frozen
     encoder and ranking losses only)."""
     item_bias_spread: float = Field(0.7, gt=0)
