@@ -33,7 +33,7 @@ PROGRAMS := $(SOURCES) tests benchmarks scripts model_repository
 .PHONY: help wheel setup serve free-ports demo test test-slow test-random check lint types imports format stubs docs tour bench-quality bench-training bench-export bench-client bench-serving bench-head bench-state bench-batch bench-living bench-slate bench-soak bench-replay bench-responsible bench-loadtest bench-tune bench-docs clean
 
 help: ## Show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 setup: $(READY) ## Make .venv with everything in it
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ebbtide.cli.boundary import _EXTRAS, line_of
+from ebbtide.cli.boundary import _EXTRAS, COLUMN_OPTIONS, line_of
 
 MODEL = 'backend: "onnx"\nmax_batch_size: 4\n'
 
@@ -160,3 +160,21 @@ def test_command_line_starts_without_the_libraries_of_single_commands():
     code = f"import sys, ebbtide.cli.app; print(*({heavy!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_options_for_columns_are_those_of_the_commands(ebbtide):
+    for command, options in COLUMN_OPTIONS.items():
+        shown = ebbtide(command, *(["add"] if command == "items" else []), "--help").stdout.decode()
+        assert all(option in shown for option in options), command
+
+
+def test_missing_column_names_its_option_unless_it_was_given(ebbtide, tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text("visitor,sku,at\nu,i,1700000000\n")
+    train = ("train", "--events", log, "--out", tmp_path / "bundle")
+    assert b"no column 'user'; the file has visitor, sku, at: name it with --user-col" in ebbtide(*train).stderr
+    given = ebbtide(*train, "--user-col", "visitor").stderr
+    assert b"no column 'item'; the file has visitor, sku, at: name it with --item-col" in given
+    assert ebbtide(*train, "--user-col=visitr").stderr.endswith(b"no column 'visitr'; the file has visitor, sku, at\n")
+    stock = ebbtide("items", "stock", log).stderr
+    assert b"no column 'item_id'; the file has visitor, sku, at: name it with --item-col" in stock

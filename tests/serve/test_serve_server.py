@@ -308,6 +308,32 @@ class TritonPythonModel:
     assert caplog.messages == ["the server ended with status 134 while starting; it is started again"] * (starts - 1)
 
 
+def test_refused_model_is_named_when_the_server_dies_after_it(repository, models, tmp_path):
+    log = tmp_path / "server.log"
+    ends_the_server = f"""
+import os, pathlib, signal, time
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        while "failed to load 'other'" not in pathlib.Path({str(log)!r}).read_text():
+            time.sleep(0.05)
+        os.kill(os.getppid(), signal.SIGABRT)
+        time.sleep(600)
+
+    def execute(self, requests):
+        return []
+"""
+    models.write_python(repository, "other")
+    (repository / "other" / "1" / "model.py").write_text("no Python")
+    (repository / "echo" / "1" / "model.py").write_text(ends_the_server)
+    with pytest.raises(ServerStartError) as refused:
+        TritonServer(ServerConfig(repository, log_file=log)).start()
+    first, second, *_ = str(refused.value).splitlines()
+    assert first == "the server ended with status 134 while starting, after it had refused:"
+    assert second.startswith("  other: failed to load 'other' version 1: ")
+
+
 def test_explicit_control_loads_only_what_is_named_when_it_starts(repository, models):
     models.write_python(repository, "other")
     with TritonServer(ServerConfig(repository, model_control="explicit", load_models=("other",))) as server:

@@ -41,6 +41,13 @@ _EXTRAS = {
     "capacity": "cli",
 }
 """What to install for each command."""
+_WITH_A_LOG = ("train", "backfill", "batch-recommend", "loadtest", "tune")
+COLUMN_OPTIONS = {
+    **dict.fromkeys(_WITH_A_LOG, ("--user-col", "--item-col", "--time-col")),
+    **dict.fromkeys(("embed-catalog", "items"), ("--item-col",)),
+}
+"""Options of commands that name a column which has a default."""
+_DEFAULT_COLUMNS = {"user": "--user-col", "item": "--item-col", "item_id": "--item-col", "time": "--time-col"}
 _ROOTS = (
     ("ebbtide.cli.errors", "CommandError"),
     ("ebbtide.store.errors", "StoreError"),
@@ -93,7 +100,7 @@ def line_of(error: Exception) -> str | None:
     known = (getattr(sys.modules[module], name) for module, name in _ROOTS if module in sys.modules)
     # The loop of training raises FloatingPointError when it diverges.
     if isinstance(error, (*known, FloatingPointError)):
-        return str(error)
+        return f"{error}{_column_hint(error)}"
     if isinstance(error, ModuleNotFoundError):
         extra = _EXTRAS.get(next((word for word in sys.argv[1:] if word in _EXTRAS), ""))
         if extra is None or str(error.name).startswith("ebbtide"):
@@ -105,6 +112,15 @@ def line_of(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno is not None:
         return _of_system(error)
     return None
+
+
+def _column_hint(error: Exception) -> str:
+    """The option for a column whose default name a file does not have; nothing if the name was given."""
+    option = _DEFAULT_COLUMNS.get(getattr(error, "column", ""))
+    words = [word.partition("=")[0] for word in sys.argv[1:]]
+    if option in words or not any(option in COLUMN_OPTIONS.get(word, ()) for word in words):
+        return ""
+    return f": name it with {option}"
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -15,6 +15,7 @@ import typer
 from ebbtide.cli.access import Tls, TlsCa, TlsCertificate, TlsKey, TlsServerName, TokenFile
 from ebbtide.cli.console import console, errors, escape, working
 from ebbtide.cli.errors import CommandError
+from ebbtide.cli.interest_display import counted_events
 from ebbtide.cli.modules import require_modules
 from ebbtide.cli.outputs import require_file
 from ebbtide.cli.states import LOCAL, Server, UnknownItems, open_client
@@ -265,7 +266,7 @@ def _stopping(pump: Pump) -> Iterator[None]:
 
 
 def _print(totals: Totals, rejected: Path | None) -> None:
-    details = [f"{totals.added:,} events added"]
+    details = [f"{counted_events(totals.added)} added"]
     details += [
         f"{count:,} {what}"
         for count, what in (
@@ -276,7 +277,8 @@ def _print(totals: Totals, rejected: Path | None) -> None:
         )
         if count
     ]
-    console.print(f"[green]✓[/green] {totals.messages:,} messages: {', '.join(details)}", soft_wrap=True)
+    messages = "1 message" if totals.messages == 1 else f"{totals.messages:,} messages"
+    console.print(f"[green]✓[/green] {messages}: {', '.join(details)}", soft_wrap=True)
     for rejection in totals.first_rejections:
         console.print(
             f"  [yellow]rejected:[/yellow] {escape(f'{rejection.message.where}: {rejection.reason}')}", soft_wrap=True

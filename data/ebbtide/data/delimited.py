@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ebbtide.data.errors import DataError
+from ebbtide.data.errors import DataError, MissingColumnError
 
 Ints = npt.NDArray[np.int64]
 
@@ -102,7 +102,7 @@ def require_columns(path: Path | str, columns: list[str], found: list[str]) -> N
         if name not in found:
             near = next((other for other in found if other.strip().casefold() == name.strip().casefold()), None)
             hint = "" if near is None else f". Did you mean {near!r}?"
-            raise DataError(f"{path}: no column {name!r}; the file has {', '.join(found)}{hint}")
+            raise MissingColumnError(f"{path}: no column {name!r}; the file has {', '.join(found)}{hint}", name)
         if found.count(name) > 1:
             raise DataError(f"{path}: got {found.count(name)} columns named {name!r}; expected one: rename the others")
 

@@ -145,6 +145,11 @@ def _of_loadtest(path: Path, content: Mapping[str, Any]) -> Measured:
     else:
         rate = content["throughput"]
         what = f"a load of {content['headline']}" + ("" if slo is None else f", which held {slo['text']}")
+        if any(run["headline"] and run["model"] == "open" for run in content["runs"]):
+            notes.append(
+                "the rate is the load that was sent, and the server may take more, so the plan may have too many "
+                'replicas: measure with `ebbtide loadtest --slo "p99<20ms" --find-rate`'
+            )
     return Measured(
         float(rate),
         what,

@@ -167,8 +167,8 @@ class ModelControl:
             ModelControlError: It does not.
         """
         # There is no such model, and Triton says so only where it would load one.
-        with contextlib.suppress(LoadRefusedError):
-            self.load(_NO_MODEL)
+        with contextlib.suppress(LoadRefusedError), self._told("model control", LoadRefusedError):
+            self._triton.load_model(_NO_MODEL, **self._loading)
 
     def infer(self, name: str, inputs: list[Any], timeout_s: float) -> Any:  # noqa: ANN401 - tritonclient carries no types
         """The answer of a model.

@@ -1,15 +1,16 @@
 """The users of a load test in the server's states: their histories before it, and nothing of them after it.
 
-Items that it adds are removed after it too, and the stock becomes what it was.
+Items that it adds are removed after it too, and the stock becomes what it was. Popularity stays: no event is counted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from ebbtide.client import ClientConfig, EbbtideError, InterestClient
+from ebbtide.loadtest._triton import Inspector
 from ebbtide.loadtest.access import Access
 from ebbtide.loadtest.errors import LoadTestError
 from ebbtide.loadtest.replay import USER_PREFIX, Workload
@@ -47,7 +48,7 @@ def known_users(
     with InterestClient(target, config=config) as client:
         try:
             forget(client, workload.user_ids)
-            observe(client, workload)
+            observe(target, workload, access)
             out_of_stock = set(client.list_out_of_stock()) if workload.stock_ids else set()
         except EbbtideError as error:
             raise LoadTestError(f"users: {error}") from error
@@ -69,15 +70,19 @@ def known_users(
                     say(f"{what}: {error}")
 
 
-def observe(client: InterestClient, workload: Workload) -> None:
+def observe(target: str, workload: Workload, access: Access) -> None:
     """Gives the server the histories of the users.
 
+    Args:
+        target: ``host:port``.
+        workload: Whose histories.
+        access: Encryption and token.
+
     Raises:
-        EbbtideError: A history was refused.
+        LoadTestError: A history was refused.
     """
-    for result in client.observe_many(workload.histories, max_concurrency=_AT_ONCE):
-        if result.error is not None:
-            raise result.error
+    with closing(Inspector(target, access)) as inspector, ThreadPoolExecutor(_AT_ONCE) as pool:
+        list(pool.map(lambda history: inspector.infer(history, _TIMEOUT_S), workload.histories))
 
 
 def forget(client: InterestClient, user_ids: tuple[str, ...]) -> None:

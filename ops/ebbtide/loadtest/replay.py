@@ -25,7 +25,7 @@ from ebbtide.data.baskets import Ints, Mask, baskets_of
 from ebbtide.data.catalog import Catalog
 from ebbtide.data.events import EventLog
 from ebbtide.data.sessions import session_starts
-from ebbtide.interest import served_models
+from ebbtide.interest import contract, served_models
 from ebbtide.interest.contract import Limits
 from ebbtide.loadtest._triton import infer_message
 from ebbtide.loadtest.errors import LoadTestError
@@ -104,8 +104,9 @@ class Workload:
     """Draws the sequence of endpoints."""
     by_user: bool = False
     """Whether requests name the user in place of the history."""
-    histories: tuple[ObserveRequest, ...] = ()
-    """What the server must know of users before it is asked by user, see `ebbtide.loadtest.known_users`."""
+    histories: tuple[bytes, ...] = ()
+    """Serialised requests of ``observe``: what the server must know of users before it is asked by user, see
+    `ebbtide.loadtest.known_users`."""
     user_ids: tuple[str, ...] = ()
     """Users whom the requests name."""
     item_ids: tuple[str, ...] = ()
@@ -186,7 +187,7 @@ def build_workload(
         return built
     return replace(
         built,
-        histories=tuple(encoder.known(int(head)) for head in heads[first]) if by_user else (),
+        histories=tuple(infer_message(encoder.known(int(head))) for head in heads[first]) if by_user else (),
         user_ids=tuple(encoder.user_id(int(head)) for head in heads[first]),
     )
 
@@ -206,6 +207,12 @@ def _added_id(head: int) -> str:
     return f"{USER_PREFIX}{head % ADDED_ITEMS}"
 
 
+def _uncounted(request: ObserveRequest) -> EncodedRequest:
+    """Events that do not count for the server's popularity, which is that of all users and outlasts the test."""
+    encoded = encode_observe(request)
+    return replace(encoded, tensors={**encoded.tensors, contract.AS_EXPORTED.name: np.ones((1, 1), dtype=np.bool_)})
+
+
 class _Encoder:
     """Encodes the request just before an event, within the server's limits."""
 
@@ -223,12 +230,11 @@ class _Encoder:
         """The id of the user of an event."""
         return f"{USER_PREFIX}{self._log.users[int(self._log.user[head])]}"
 
-    def known(self, head: int) -> ObserveRequest:
+    def known(self, head: int) -> EncodedRequest:
         """The history before an event, as old at the time of the requests as it was before that event."""
         later_ms = self._clock_ms - int(self._log.time_ms[head])
-        return observe_request(
-            self.user_id(head), self._history(head, self._limits.max_events, later_ms), unknown_items="ignore"
-        )
+        history = self._history(head, self._limits.max_events, later_ms)
+        return _uncounted(observe_request(self.user_id(head), history, unknown_items="ignore"))
 
     def encode(self, endpoint: str, head: int) -> EncodedRequest:
         try:
@@ -239,7 +245,7 @@ class _Encoder:
     def _encode(self, endpoint: str, head: int) -> EncodedRequest:
         if endpoint == served_models.OBSERVE.name:
             shown = self._candidates(head, SHOWN) if self._with_shown else ()
-            return encode_observe(observe_request(self.user_id(head), self._basket(head), shown=shown))
+            return _uncounted(observe_request(self.user_id(head), self._basket(head), shown=shown))
         limits, now_ms = self._limits, self._clock_ms if self._by_user else int(self._log.time_ms[head])
         text = self._catalog.text[int(self._log.item[head])].encode()[: limits.max_text_bytes].decode(errors="ignore")
         if endpoint == served_models.EMBED.name:

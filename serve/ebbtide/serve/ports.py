@@ -86,8 +86,7 @@ def _bind(held: contextlib.ExitStack, host: str, name: str, port: int | None) ->
         return _listen(held, socket.socket(family, kind, protocol), address)
     except OSError as error:
         raise PortInUseError(
-            f"{name}_port {port} on {host} can't be bound: {error.strerror or error}; choose another port, or leave it "
-            "out for a free one"
+            f"{name}_port {port} on {host} can't be bound: {error.strerror or error}; choose another port"
         ) from error
 
 

@@ -320,7 +320,9 @@ class TritonServer:
         if log.port_taken:
             raise PortInUseError(f"the server could not bind a port of {self._ports} on {self._config.host}. {tail}")
         kind = ServerCrashError if status > _SIGNALLED and not log.failed else ServerStartError
-        raise kind(f"the server ended with status {status} while starting. {tail}")
+        refused = "".join(f"\n  {name}: {log.reason(name)}" for name in log.failed)
+        after = f", after it had refused:{refused}\n" if refused else ". "
+        raise kind(f"the server ended with status {status} while starting{after}{tail}")
 
     def _end_process(self) -> None:
         process = self._process

@@ -18,6 +18,7 @@ LOADTEST = {
     "machine": EPYC,
     "throughput": 812.5,
     "headline": "800/s, Poisson arrivals",
+    "runs": [{"headline": True, "model": "open"}],
     "slo": {"text": "p99<20ms,errors<0.1%", "held": True},
     "search": None,
     "requests": {"mix": {"recommend": 1.0}},
@@ -124,6 +125,16 @@ def test_mix_machine_and_notes_travel_when_a_rate_is_read(tmp_path):
     assert found.endpoints == "80 % recommend, 20 % embed"
     assert found.notes[0] == "the test was interrupted"
     assert "may have been the limit, not the server: the generator was busy" in found.notes[1]
+    assert "the rate is the load that was sent" in found.notes[2]
+
+
+def test_server_may_take_more_than_was_sent_unless_it_was_searched_or_kept_busy(tmp_path):
+    def notes(**changed):
+        return read_measured(written(tmp_path, {**LOADTEST, **changed})).notes
+
+    assert "the server may take more" in notes()[-1]
+    assert notes(runs=[{"headline": True, "model": "closed"}]) == ("the test was interrupted",)
+    assert notes(search={"highest_rate_held": 640.0}) == ("the test was interrupted",)
 
 
 def test_machine_is_unknown_when_the_load_came_from_another_one(tmp_path):

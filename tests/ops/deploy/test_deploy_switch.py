@@ -297,7 +297,7 @@ def test_deployment_is_refused_when_requests_could_no_longer_filter(
 
 def test_deployment_is_refused_when_the_server_has_no_model_control(folder: Path) -> None:
     with TritonServer(ServerConfig(folder)) as server:
-        with pytest.raises(ModelControlError, match="ebbtide serve --allow-deploy"):
+        with pytest.raises(ModelControlError, match=r"model control: got .* `ebbtide serve --allow-deploy`"):
             deploy(folder, [server.grpc_url])
         address = server.grpc_url
         assert versions.loaded_versions(folder) == (1,)

@@ -156,14 +156,26 @@ def test_observe_says_what_was_shown_when_the_server_learns_from_it(sessions):
 
 def test_histories_are_as_old_as_they_were_when_asked_by_user():
     workload = build_workload(small_log([0, 1, 1, 1, 0, 1, 1]), {"recommend": 1.0}, by_user=True, clock_ms=CLOCK_MS)
-    found = {
-        request.user_id: [(event.item_id, CLOCK_MS - event.time.ToMilliseconds()) for event in request.events]
-        for request in workload.histories
-    }
-    assert found == {"loadtest/u": [("a", 1000)], "loadtest/v": [("b", 10), ("c", 10)]}
+    id_of = {item_key(item_id): item_id for item_id in "abc"}
+    found = [
+        [(id_of[key], CLOCK_MS - time_ms) for key, time_ms in zip(one["event_item"], one["event_time"], strict=True)]
+        for one in map(tensors, workload.histories)
+    ]
+    assert found == [[("a", 1000)], [("b", 10), ("c", 10)]]
+    named = user_keys(["loadtest/u", "loadtest/v"]).tolist()
+    assert [tensors(history)["user"].tolist() for history in workload.histories] == named
     assert workload.user_ids == ("loadtest/u", "loadtest/v")
     stateless = build_workload(small_log([0, 1, 1, 1, 0, 1, 1]), {"recommend": 1.0})
     assert (stateless.histories, stateless.user_ids) == ((), ())
+
+
+def test_no_event_counts_for_popularity_when_asked_by_user(sessions):
+    mix = {"recommend": 0.5, "observe": 0.5}
+    workload = build_workload(sessions, mix, requests=20, by_user=True, clock_ms=CLOCK_MS)
+    for message in [*workload.histories, *workload.messages["observe"]]:
+        request = read_request(message)
+        content = dict(zip([one.name for one in request.inputs], request.raw_input_contents, strict=True))
+        assert content["as_exported"] == b"\x01"
 
 
 def test_times_are_set_when_a_request_that_names_a_user_is_sent(sessions):
