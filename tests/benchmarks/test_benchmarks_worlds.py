@@ -27,7 +27,13 @@ from ebbtide.data.dataset import read_dataset
 SCALE = 0.2
 
 
-@pytest.fixture(scope="module", params=WORLDS)
+# The two that take longest are left to the slow tests.
+LONG = {"music", "series"}
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in WORLDS]
+)
 def made(request):
     return world(request.param, seed=3, scale=SCALE)
 

@@ -92,16 +92,18 @@ def told(result):
 
 
 @pytest.mark.parametrize(
-    ("model", "fraction", "start"),
+    ("model", "fraction", "start", "step"),
     [
-        (MODEL, 0.3, Start.texts),
+        (MODEL, 0.3, Start.texts, 5),
         # Of two starts, the one that is raced first goes on, then the other one.
-        pytest.param(ModelConfig(dimensions=8), 0.3, Start.texts, marks=pytest.mark.slow),
-        (ModelConfig(dimensions=2), 0.3, Start.items),
+        (ModelConfig(dimensions=2), 0.3, Start.items, 5),
+        pytest.param(MODEL, 0.3, Start.texts, 1, marks=pytest.mark.slow),
+        pytest.param(ModelConfig(dimensions=8), 0.3, Start.texts, 2, marks=pytest.mark.slow),
+        pytest.param(ModelConfig(dimensions=2), 0.3, Start.items, 2, marks=pytest.mark.slow),
     ],
 )
 def test_fit_is_the_same_when_it_was_broken_off_after_any_batch_and_resumed(
-    random_log, vectors, tmp_path, model, fraction, start
+    random_log, vectors, tmp_path, model, fraction, start, step
 ):
     config = TRAINING.model_copy(update={"epochs": 4, "validation_fraction": fraction, "interest_scales": (1.0,)})
 
@@ -111,7 +113,7 @@ def test_fit_is_the_same_when_it_was_broken_off_after_any_batch_and_resumed(
     whole = train()
     assert whole.start is start
     expected = whole.model.state_dict()
-    for after in count(1, step=2):
+    for after in count(1, step):
         folder = tmp_path / str(after)
         try:
             train(Interrupter(after), CheckpointFolder(folder, every_batches=2))

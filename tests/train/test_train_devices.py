@@ -108,6 +108,7 @@ def test_processes_draw_for_themselves(trained_by_two):
     assert not torch.equal(first, second)
 
 
+@pytest.mark.slow
 def test_command_trains_in_two_processes_and_one_speaks(small_files, tmp_path):
     data = ["--events", small_files / "ratings.parquet", "--user-col", "userId", "--item-col", "movieId"]
     data += ["--time-col", "timestamp", "--catalog", small_files / "movies.parquet", "--text-template", "{title}"]

@@ -54,6 +54,10 @@ class ServerCrashError(ServerStartError):
     """A signal ended the server while it was starting, and it had refused no model."""
 
 
+class ServerStalledError(ServerStartError):
+    """The server came to a standstill while it was starting: a process of a model hangs."""
+
+
 class ModelLoadError(ServerStartError):
     """The server refused at least one model."""
 

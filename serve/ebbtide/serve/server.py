@@ -20,10 +20,18 @@ from types import TracebackType
 from ebbtide.serve import startup, supervisor
 from ebbtide.serve.config import ServerConfig
 from ebbtide.serve.distribution import embedded_server
-from ebbtide.serve.errors import ModelLoadError, PortInUseError, ServerCrashError, ServerStartError, ServerStateError
+from ebbtide.serve.errors import (
+    ModelLoadError,
+    PortInUseError,
+    ServerCrashError,
+    ServerStalledError,
+    ServerStartError,
+    ServerStateError,
+)
 from ebbtide.serve.launch import command_line, environment
 from ebbtide.serve.plain_paths import has_plain_state, is_plain, plain_path, plain_scratch, plain_state
 from ebbtide.serve.ports import Ports, authority, choose_ports, connect_host
+from ebbtide.serve.stalls import STALLED_S, StallWatch
 from ebbtide.serve.startup import LogFollower, Progress
 from ebbtide.store import ADDRESS_VARIABLE
 
@@ -146,10 +154,11 @@ class TritonServer:
             raise ServerStateError("the server was started already: stop it first")
         config, began = self._config, time.monotonic()
         fixed = None not in (config.grpc_port, config.http_port, config.metrics_port)
-        crashes = 0
+        crashes, has_stalled = 0, False
         for attempt in range(1, _PORT_ATTEMPTS + 1):
             try:
-                self._start_once()
+                # A model may well wait for something of its own: the second start has all the time that it needs.
+                self._start_once(watch_stalls=not has_stalled)
             except PortInUseError:
                 # Another process bound the free port between its choice and the server's bind.
                 if fixed or self._ports is None or attempt == _PORT_ATTEMPTS:
@@ -161,6 +170,12 @@ class TritonServer:
                 crashes += 1
                 if crashes == _CRASHES or attempt == _PORT_ATTEMPTS:
                     raise
+                logger.warning("%s; it is started again", str(error).partition(". The end of its log")[0])
+                self._ports = None
+            except ServerStalledError as error:
+                if attempt == _PORT_ATTEMPTS:
+                    raise
+                has_stalled = True
                 logger.warning("%s; it is started again", str(error).partition(". The end of its log")[0])
                 self._ports = None
             else:
@@ -192,7 +207,7 @@ class TritonServer:
             raise ServerStateError("the server is not running: use it within its `with` block")
         return self._ports
 
-    def _start_once(self) -> None:
+    def _start_once(self, *, watch_stalls: bool) -> None:
         config = self._config
         distribution = embedded_server()
         repository = config.model_repository.resolve()
@@ -226,7 +241,7 @@ class TritonServer:
                 )
             self._ports = ports
             self._read_pid()
-            self._wait_until_ready(log)
+            self._wait_until_ready(log, watch_stalls=watch_stalls)
             started = True
         finally:
             if not started:
@@ -257,7 +272,7 @@ class TritonServer:
             raise ServerStartError(f"tritonserver could not be executed, see {self._log_path}:\n{self.log_tail()}")
         self._pid = int(line)
 
-    def _wait_until_ready(self, log: LogFollower) -> None:
+    def _wait_until_ready(self, log: LogFollower, *, watch_stalls: bool) -> None:
         assert self._process is not None  # noqa: S101 - called after Popen
         config = self._config
         begun = time.monotonic()
@@ -265,6 +280,7 @@ class TritonServer:
         if config.model_control == "explicit" and config.load_models != ("*",):
             expected = list(config.load_models)
         reported: Progress | None = None
+        stalls = StallWatch(self.pid) if watch_stalls else None
         while True:
             elapsed_s = time.monotonic() - begun
             # An ensemble loads the models it is made of, which `load_models` need not name.
@@ -286,6 +302,13 @@ class TritonServer:
                     f"the server was not ready after startup_timeout_s={config.startup_timeout_s}: loaded "
                     f"{len(log.loaded)} of {total} models ({', '.join(log.loaded) or 'none'}). The end of "
                     f"{self._log_path}:\n{log.tail(_TAIL_LINES)}"
+                )
+            if stalls is not None and stalls.has_stalled(len(log.loaded)):
+                missing = ", ".join(sorted({*expected} - {*log.loaded})) or "none"
+                raise ServerStalledError(
+                    f"the server did nothing for {STALLED_S:g} s while it was starting, with {len(log.loaded)} of "
+                    f"{total} models loaded (not: {missing}). The end of its log ({self._log_path}):\n"
+                    f"{log.tail(_TAIL_LINES)}"
                 )
             # Triton does not announce that it is ready, so it is polled.
             time.sleep(_POLL_INTERVAL_S)

@@ -160,6 +160,7 @@ def test_roll_back_is_finished_when_it_was_killed(
     put_back(folder, server)
 
 
+@pytest.mark.slow
 def test_server_starts_with_one_version_when_a_deployment_was_killed(
     folder: Path, server: TritonServer, kill: Callable[..., list[str]], tmp_path: Path
 ) -> None:

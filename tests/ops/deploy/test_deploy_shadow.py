@@ -257,6 +257,7 @@ def sign(path: Path) -> Iterator[None]:
         path.unlink()
 
 
+@pytest.mark.slow
 def test_answers_are_given_when_the_new_version_hangs_or_fails(
     folder: Path, server: TritonServer, tiny_bundle: InterestBundle, in_shadow: Callable[[int], None]
 ) -> None:
