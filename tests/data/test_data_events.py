@@ -201,7 +201,12 @@ def test_user_with_a_large_share_of_the_events_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("weight", "hint"), [('"4,5"', "a point in place of the decimal comma"), ("-1", "leave returns and cancellations")]
+    ("weight", "hint"),
+    [
+        ('"4,5"', "a point in place of the decimal comma"),
+        ("-1", "leave returns and cancellations"),
+        ("True", "write 1 and 0 for true and false"),
+    ],
 )
 def test_weights_are_refused_with_what_to_do(tmp_path, weight, hint):
     (tmp_path / "log.csv").write_text(f"user,item,time,w\n1,a,1260759108,1\n1,a,1260759109,{weight}\n")
@@ -232,6 +237,9 @@ def test_weights_are_refused_when_their_type_is_no_number(tmp_path):
     table = frame().with_columns(stars=pl.lit(datetime(2024, 1, 1)))
     with pytest.raises(DataError, match="column stars: got the type Datetime"):
         read_events(write(tmp_path, table, ".parquet"), COLUMNS)
+    truths = frame().with_columns(stars=pl.Series([True, False, True]))
+    with pytest.raises(DataError, match=r"column stars: got the type Boolean .*such as 1 and 0"):
+        read_events(write(tmp_path, truths, ".parquet"), COLUMNS)
     categorical = frame().with_columns(stars=pl.Series(["2", "3.5", "1"], dtype=pl.Categorical))
     assert read_events(write(tmp_path, categorical, ".parquet"), COLUMNS)[0]["weight"].to_list() == [2.0, 3.5, 1.0]
 

@@ -308,9 +308,9 @@ def _weights(table: Table, column: str | None) -> pl.Series:
         return pl.repeat(1.0, len(table.line), dtype=pl.Float32, eager=True)
     values = table.frame[column]
     kind = values.dtype
-    if not (kind.is_numeric() or isinstance(kind, pl.Boolean)):
+    if not kind.is_numeric():
         if not isinstance(kind, (pl.String, pl.Categorical, pl.Enum, pl.Null)):
-            raise table.type_error(column, "numbers of 0 or more")
+            raise table.type_error(column, "numbers of 0 or more (such as 1 and 0 for true and false)")
         values = values.cast(pl.String).str.strip_chars()
     return values.cast(pl.Float64, strict=False).cast(pl.Float32)
 
@@ -328,6 +328,8 @@ def _weight_hint(table: Table, column: str | None, rows: pl.Series) -> str:
     if column is None or not rows.any():
         return ""
     value = str(value_at(table.frame[column], rows.arg_max() or 0))
+    if value.strip().lower() in {"true", "false"}:
+        return "write 1 and 0 for true and false"
     if (hint := decimal_comma_hint(value)) or not re.match(r"^\s*-\d", value):
         return hint
     return "leave returns and cancellations out of the log"
