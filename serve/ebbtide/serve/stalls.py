@@ -1,8 +1,8 @@
 """Tells whether a start has stalled: a process of a model hangs, and Triton would wait for it for ever.
 
 Triton forks a process for each instance of a Python model while its other threads load theirs, and both sides wait for
-each other through locks in shared memory: others have reported such hangs (server issue 5211 on GitHub). Seen here once, on
-a quiet machine: all models but one were loaded in ten seconds, and the process of that one was never ready.
+each other through locks in shared memory: others have reported such hangs (issue 5211 of Triton's server). Seen here
+once, on a quiet machine: all models but one were loaded in ten seconds, and the process of that one was never ready.
 """
 
 from __future__ import annotations
