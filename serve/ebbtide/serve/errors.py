@@ -9,7 +9,9 @@
     │   └── UnsupportedNumpyError      the stub would die with the installed NumPy
     ├── PortInUseError                 a port that was asked for is taken
     ├── ServerStartError               the server died, or was not ready in time
-    │   └── ModelLoadError             a model was refused
+    │   ├── ModelLoadError             a model was refused
+    │   ├── ServerCrashError           a signal ended it, more than once
+    │   └── ServerStalledError         a process of a model hangs; it is started again, so callers see none
     └── ServerStateError               a property of a server that does not run was read
 """
 
