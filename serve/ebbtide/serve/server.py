@@ -73,6 +73,7 @@ class TritonServer:
         self._pid: int | None = None
         self._ports: Ports | None = None
         self._startup_s = 0.0
+        self._watches_stalls = True
         self._log_path: Path | None = None
         self._scratch: Path | None = None
         self._cleanup: weakref.finalize[..., TritonServer] | None = None
@@ -154,11 +155,10 @@ class TritonServer:
             raise ServerStateError("the server was started already: stop it first")
         config, began = self._config, time.monotonic()
         fixed = None not in (config.grpc_port, config.http_port, config.metrics_port)
-        crashes, has_stalled = 0, False
+        crashes, self._watches_stalls = 0, True
         for attempt in range(1, _PORT_ATTEMPTS + 1):
             try:
-                # A model may well wait for something of its own: the second start has all the time that it needs.
-                self._start_once(watch_stalls=not has_stalled)
+                self._start_once()
             except PortInUseError:
                 # Another process bound the free port between its choice and the server's bind.
                 if fixed or self._ports is None or attempt == _PORT_ATTEMPTS:
@@ -175,7 +175,8 @@ class TritonServer:
             except ServerStalledError as error:
                 if attempt == _PORT_ATTEMPTS:
                     raise
-                has_stalled = True
+                # A model may well wait for something of its own: the second start has all the time that it needs.
+                self._watches_stalls = False
                 logger.warning("%s; it is started again", str(error).partition(". The end of its log")[0])
                 self._ports = None
             else:
@@ -207,7 +208,7 @@ class TritonServer:
             raise ServerStateError("the server is not running: use it within its `with` block")
         return self._ports
 
-    def _start_once(self, *, watch_stalls: bool) -> None:
+    def _start_once(self) -> None:
         config = self._config
         distribution = embedded_server()
         repository = config.model_repository.resolve()
@@ -241,7 +242,7 @@ class TritonServer:
                 )
             self._ports = ports
             self._read_pid()
-            self._wait_until_ready(log, watch_stalls=watch_stalls)
+            self._wait_until_ready(log)
             started = True
         finally:
             if not started:
@@ -272,7 +273,7 @@ class TritonServer:
             raise ServerStartError(f"tritonserver could not be executed, see {self._log_path}:\n{self.log_tail()}")
         self._pid = int(line)
 
-    def _wait_until_ready(self, log: LogFollower, *, watch_stalls: bool) -> None:
+    def _wait_until_ready(self, log: LogFollower) -> None:
         assert self._process is not None  # noqa: S101 - called after Popen
         config = self._config
         begun = time.monotonic()
@@ -280,7 +281,7 @@ class TritonServer:
         if config.model_control == "explicit" and config.load_models != ("*",):
             expected = list(config.load_models)
         reported: Progress | None = None
-        stalls = StallWatch(self.pid) if watch_stalls else None
+        stalls = StallWatch(self.pid) if self._watches_stalls else None
         while True:
             elapsed_s = time.monotonic() - begun
             # An ensemble loads the models it is made of, which `load_models` need not name.
